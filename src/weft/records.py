@@ -1,0 +1,147 @@
+"""The nouns that flow between folders: frozen, typed, free of behaviour beyond looking at themselves.
+
+Nothing here reads a file, knows a model or imports anything but the standard library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+Severity = Literal["error", "warning", "note"]
+SplitName = Literal["train", "validation", "test"]
+TaskKind = Literal["classification", "structured", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is plain text; it can never become a control token."""
+
+    role: Role
+    content: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One example: messages that end in the assistant's ideal answer. `line` is where it stood in the file (from 1)."""
+
+    messages: tuple[Message, ...]
+    line: int = 0
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the ideal answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The ideal answer."""
+        return self.messages[-1].content
+
+    @property
+    def question(self) -> str:
+        """The text of the last user turn: what retrieval searches with and what duplicates are judged by."""
+        return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A rendered conversation: `ids` and, for each, whether it is learned (`learn[i]`: loss on predicting `ids[i]`)."""
+
+    ids: tuple[int, ...]
+    learn: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered: text, its length, and why it stopped (`stop`: end token; `length`: token limit)."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One flaw of the data: which rule, where (`line` 0: the file as a whole), what it costs, and the cure."""
+
+    rule: str
+    line: int
+    severity: Severity
+    message: str
+    cost: str = ""
+    cure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule,
+            "line": self.line,
+            "severity": self.severity,
+            "message": self.message,
+            "cost": self.cost,
+            "cure": self.cure,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A file of examples as read: the good rows, what was wrong with the others, and how it was understood."""
+
+    path: str
+    layout: str
+    """How the rows were understood, in words: `chat messages`, `prompt / completion`, `CSV text -> category`."""
+    examples: tuple[Conversation, ...]
+    findings: tuple[Finding, ...]
+    rows: int
+    """Rows in the file, good and bad (blank lines are not rows)."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The three parts of a data set. Test is sealed: choices are made on validation."""
+
+    train: tuple[Conversation, ...]
+    validation: tuple[Conversation, ...]
+    test: tuple[Conversation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One answer judged: `scores` by metric name (0 … 1 per row), the main one under the task's `metric`."""
+
+    answer: str
+    expected: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """An arm's grades on a split, row by row in the split's order, and their summary."""
+
+    arm: str
+    split: SplitName
+    grades: tuple[Grade, ...]
+    metrics: dict[str, Interval]
+    tokens_per_request: float
+    seconds_per_request: float
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the arm was: the chosen system prompt, the number of shots, the candidates tried."""
