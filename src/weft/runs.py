@@ -178,11 +178,12 @@ def _append(path: Path, value: dict[str, Any]) -> None:
 
 
 def _differences(known: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """`key: old -> new` for every leaf that differs."""
+    """`key: old -> new` for every leaf that differs; where data lie and where a value came from do not matter."""
     if isinstance(known, dict) and isinstance(wanted, dict):
         return [
             line
             for key in {**known, **wanted}
+            if key not in ("origin", "data")
             for line in _differences(known.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))
         ]
     return [] if known == wanted else [f"{prefix}: {known!r} -> {wanted!r}"]
