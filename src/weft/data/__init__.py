@@ -1,0 +1,1 @@
+"""Examples: reading, checking, mending, splitting and naming them by content."""

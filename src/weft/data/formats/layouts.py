@@ -1,0 +1,207 @@
+"""A row of a file → a Conversation. The layouts that are known without being told:
+
+| layout                  | a row                                                                    |
+|-------------------------|--------------------------------------------------------------------------|
+| chat messages           | {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", …}]} |
+| ShareGPT conversations  | {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", …}]} |
+| prompt / response       | {"prompt": "Hi", "response": "Hello"}, also with `completion`            |
+| instruction / output    | {"instruction": "Translate", "input": "Hi", "output": "Salut"}           |
+| question / answer, text / label, text / category, … | two texts; see PAIRS                         |
+
+A row that fits none of them, or breaks a rule of its layout, raises RowFlaw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from weft.records import Message, Role
+
+PAIRS = (
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("text", "label"),
+    ("text", "category"),
+    ("text", "intent"),
+)
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+}
+_TOOL_ROLES = ("tool", "function", "function_call", "observation", "function_response")
+_TOOL_KEYS = ("tool_calls", "function_call", "tools", "functions")
+
+
+class RowFlaw(ValueError):
+    """Why a row is no example: the `rule` it breaks, what was found, and the `cure`."""
+
+    def __init__(self, rule: str, message: str, cure: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.message = message
+        self.cure = cure
+
+
+def columns_of(keys: Mapping[str, Any] | tuple[str, ...]) -> tuple[str, str] | None:
+    """The pair of columns of a known two-text layout, as spelled in `keys`."""
+    spelled = {key.strip().casefold(): key for key in reversed(tuple(keys))}
+    return next(((spelled[a], spelled[b]) for a, b in PAIRS if a in spelled and b in spelled), None)
+
+
+def by_columns(row: Mapping[str, Any], input: str, output: str) -> tuple[Message, ...]:
+    """Two texts by their names; `instruction` takes `input` along, and `system` becomes a system message."""
+    missing = [name for name in (input, output) if name not in row]
+    if missing:
+        raise RowFlaw(
+            "column",
+            f"has no {' and no '.join(map(repr, missing))}; it has {_names(row)}",
+            "Give every row the same fields.",
+        )
+    question = _text(row, input)
+    extra = row.get("input")
+    if input.casefold() == "instruction" and isinstance(extra, str) and extra.strip():
+        question = f"{question}\n\n{extra}"
+    if row.get("history"):
+        raise RowFlaw("history", "has earlier turns under `history`", "Write the row as chat `messages`.")
+    turns = (Message("user", question), Message("assistant", _text(row, output)))
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and "system" not in (input, output):
+        return (Message("system", system), *turns)
+    return turns
+
+
+def by_layout(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
+    """The messages of a row in a known layout, and the layout's name."""
+    if any(key in row for key in ("chosen", "rejected", "preferred_output", "non_preferred_output")):
+        raise RowFlaw(
+            "preference",
+            "is a preference pair (a better and a worse answer); expected one ideal answer",
+            "Keep the better answer as the assistant's message.",
+        )
+    if "messages" in row:
+        return _chat(row, "messages", "role", "content"), "chat messages"
+    if "conversations" in row:
+        return _chat(row, "conversations", "from", "value"), "ShareGPT conversations"
+    pair = columns_of(row)
+    if pair is None:
+        raise RowFlaw(
+            "layout",
+            f"fits no known layout; it has {_names(row)}",
+            "Write chat `messages`, or name two fields with --input and --output.",
+        )
+    return by_columns(row, *pair), f"{pair[0]} / {pair[1]}"
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    names = [repr(key if len(key) <= 40 else key[:39] + "…") for key in list(row)[:12]]
+    more = f" and {len(row) - 12} more" if len(row) > 12 else ""
+    return f"the fields {', '.join(names)}{more}" if names else "no fields"
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        raise RowFlaw("missing-text", f"has null under {name!r}; expected a text", "Fill it in or remove the row.")
+    if isinstance(value, str):
+        return value
+    # A label may be a number and an answer an object: both have one plain way to be text.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tuple[Message, ...]:
+    for name in _TOOL_KEYS:
+        if row.get(name):
+            raise _tools(f"has {name!r}")
+    turns = row[key]
+    if not isinstance(turns, list) or not turns:
+        found = "an empty list" if turns == [] else f"a {_kind(turns)}"
+        raise RowFlaw("messages", f"has {found} under {key!r}; expected a list of messages", "Add the messages.")
+    messages = [_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and messages[0].role != "system":
+        messages.insert(0, Message("system", system))
+    if messages[-1].role != "assistant":
+        raise RowFlaw(
+            "last-message",
+            f"ends with a message from the {messages[-1].role}, so there is no answer to learn",
+            "End every row with the assistant's ideal answer.",
+        )
+    if turns[-1].get("weight") == 0:
+        raise RowFlaw(
+            "weight",
+            "gives its last answer weight 0, so there is nothing to learn",
+            "Set the weight to 1 or remove it.",
+        )
+    if not any(message.role == "user" for message in messages):
+        raise RowFlaw("no-user", "has no message from the user", "Add the question that is answered.")
+    return tuple(messages)
+
+
+def _message(turn: Any, where: str, role_key: str, text_key: str) -> Message:
+    if not isinstance(turn, dict):
+        raise RowFlaw(
+            "messages", f"has a {_kind(turn)} at {where}; expected an object", f"Write {role_key} and {text_key}."
+        )
+    for name in _TOOL_KEYS:
+        if turn.get(name):
+            raise _tools(f"has {name!r} at {where}")
+    name = turn.get(role_key)
+    if name in _TOOL_ROLES:
+        raise _tools(f"has a message from {name!r} at {where}")
+    role = _ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        found = f"{name!r}" if role_key in turn else "nothing"
+        raise RowFlaw(
+            "role",
+            f"has {str(found)[:60]} as {where}.{role_key}; expected system, user or assistant",
+            "Use one of the three roles.",
+        )
+    weight = turn.get("weight")
+    if weight is not None and (role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)):
+        raise RowFlaw(
+            "weight",
+            f"has the weight {str(weight)[:20]} at {where} ({role}); expected 0 or 1, on assistant messages only",
+            "Remove the weight.",
+        )
+    return Message(role, _content(turn.get(text_key), f"{where}.{text_key}"))
+
+
+def _content(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise RowFlaw("content", f"has a {_kind(value)} as {where}; expected a text", "Write the text as a string.")
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and "image" in kind:
+            raise RowFlaw(
+                "images", f"holds a picture in {where}; only text is learned", "Remove the row or the picture."
+            )
+        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+            message = f"has a part of type {str(kind)[:40]!r} in {where}; expected text parts"
+            raise RowFlaw("content", message, 'Write {"type": "text", "text": "…"} or a plain string.')
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _tools(message: str) -> RowFlaw:
+    return RowFlaw(
+        "tools", f"{message}; calls of tools are not learned yet", "Remove such rows, or write the call as text."
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "boolean", dict: "object", list: "list", str: "string"}
+    return names.get(type(value), "number")

@@ -1,0 +1,295 @@
+"""A file of examples → Dataset: JSONL, JSON array, CSV; the layout is detected and said.
+
+Strict and complete: every row becomes a Conversation or a Finding with its line, and nothing is dropped in silence.
+Whether the examples are any good is for `data.check`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from weft.data.formats import array, layouts, sniff, strict_json, table
+from weft.data.formats.lines import MAX_LINE_BYTES, Line, Lines
+from weft.errors import DataError, UsageError
+from weft.records import Conversation, Dataset, Finding, Message
+
+MAX_ARRAY_BYTES = 256 * 1024 * 1024
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    value: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The names that the user gave, or those recognised in the header of a table."""
+
+    input: str
+    output: str
+
+
+def read(
+    path: Path | str, *, input: str | None = None, output: str | None = None, system: str | None = None
+) -> Dataset:
+    """The examples of a file, with a Finding for each row that is none.
+
+    `input` and `output` name the fields to learn from and to learn; `system` goes before rows without a system message.
+    Raises UsageError when the path or a column is not there, DataError when the file is not text or no row can be read.
+    """
+    dataset = scan(path, input=input, output=output, system=system)
+    if not dataset.examples:
+        raise DataError(_nothing_readable(dataset))
+    return dataset
+
+
+def scan(
+    path: Path | str, *, input: str | None = None, output: str | None = None, system: str | None = None
+) -> Dataset:
+    """Like `read`, but a file of which no row can be read gives a Dataset of findings alone."""
+    path = Path(path)
+    if (input is None) != (output is None):
+        raise UsageError("--input and --output go together: name the field to learn from and the field to learn.")
+    with _open(path) as file:
+        head = file.read(sniff.HEAD_BYTES)
+        if not head.strip(b"\xef\xbb\xbf \t\r\n"):
+            raise DataError(f"{path}: the file is empty; expected one example per line.")
+        kind = sniff.kind_of(head, str(path))
+        file.seek(0)
+        named = _Columns(input, output) if input is not None and output is not None else None
+        if kind == "table":
+            return _Table(path, file, head, named).dataset(system)
+        # A compact array is one long line; its elements are measured one by one instead.
+        lines = Lines(file) if kind == "lines" else Lines(file, limit=MAX_ARRAY_BYTES)
+        rows = _parsed(lines) if kind == "lines" else _parsed(_whole(path, file, lines))
+        container = "" if kind == "lines" else "JSON array of " if kind == "array" else "JSON objects of "
+        return _collect(path, lines, rows, named, container, system)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{path}: this is a directory; name a file of examples (JSONL, JSON or CSV).")
+        if not stat.S_ISREG(mode):
+            raise UsageError(f"{path}: this is not a regular file; save the examples in a file first.")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file.{_neighbour(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{path}: cannot be opened ({reason}). Check the path and its permissions.") from None
+
+
+def _neighbour(path: Path) -> str:
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return f" The folder {path.parent} is not there either."
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {path.parent / near[0]}?" if near else " Name an existing file of examples."
+
+
+def _whole(path: Path, file: BinaryIO, lines: Lines) -> Iterator[Line | Finding]:
+    """The elements of a file that is one JSON text. It is held in memory, hence the limit."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{path}: a JSON array of {size:,} bytes; at most {MAX_ARRAY_BYTES:,} are read at once. "
+            "Write it as JSONL (one object per line), which has no such limit."
+        )
+    kept: list[str] = []
+    for item in lines:
+        if isinstance(item, Finding):
+            yield item
+            continue
+        # Blank and unreadable lines keep their place, so that line numbers stay true.
+        kept.extend([""] * (item.number - 1 - len(kept)))
+        kept.append(item.text)
+    for item in array.elements("\n".join(kept)):
+        if isinstance(item, Line) and len(item.text) > MAX_LINE_BYTES:
+            message = f"begins a row of {len(item.text):,} characters; a row may have at most {MAX_LINE_BYTES:,}"
+            yield Finding("line-length", item.number, "error", message, "the row is left out", "Split the text.")
+        else:
+            yield item
+
+
+def _parsed(lines: Iterator[Line | Finding] | Lines) -> Iterator[_Row | Finding]:
+    for item in lines:
+        if isinstance(item, Finding):
+            yield item
+            continue
+        try:
+            value = strict_json.parse(item.text)
+        except strict_json.JsonFlaw as flaw:
+            yield _left_out(flaw.rule, item.number, flaw.message, flaw.cure)
+            continue
+        if isinstance(value, dict):
+            yield _Row(item.number, value)
+        else:
+            kind = "list" if isinstance(value, list) else "single value"
+            yield _left_out(
+                "not-object", item.number, f"is a {kind}; expected an object", "Write {…} with named fields."
+            )
+
+
+class _Table:
+    """A CSV file: the header decides the columns, then each row is one example."""
+
+    def __init__(self, path: Path, file: BinaryIO, head: bytes, named: _Columns | None) -> None:
+        self.path = path
+        text = head.decode("utf-8-sig", "replace")
+        if len(head) == sniff.HEAD_BYTES:
+            text = text[: text.rfind("\n") + 1] or text
+        self.delimiter = table.delimiter_of(text)
+        if self.delimiter is None:
+            first = text.strip().split("\n")[0].strip()
+            raise DataError(
+                f"{path}: neither JSONL nor a table: the first line is {first[:60]!r}. "
+                'Expected one JSON object per line, or CSV with a header such as "text,label".'
+            )
+        self.lines = Lines(file, keep_blank=True)
+        self.rows = table.rows(self.lines, self.delimiter)
+        self.named = named
+
+    def dataset(self, system: str | None) -> Dataset:
+        before: list[Finding] = []
+        header: tuple[str, ...] | None = None
+        for item in self.rows:
+            if isinstance(item, Finding):
+                before.append(item)
+            else:
+                header = tuple(cell.strip() for cell in item.cells)
+                break
+        if header is None:
+            raise DataError(f"{self.path}: no header could be read. Line {before[0].line} {_said(before[0])}.")
+        columns = self._columns(header)
+        container = table.DELIMITERS[self.delimiter or ","] + " "
+        rows = (*before, *self._cells(header))
+        return _collect(self.path, self.lines, iter(rows), columns, container, system)
+
+    def _columns(self, header: tuple[str, ...]) -> _Columns:
+        if self.named is None:
+            pair = layouts.columns_of(header)
+            if pair is None:
+                raise UsageError(
+                    f"{self.path}: which columns? It has {_list(header)}. "
+                    "Name the text and the answer with --input COLUMN --output COLUMN."
+                )
+            columns = _Columns(*pair)
+        else:
+            columns = self.named
+            _require(self.path, header, columns)
+        for name in (columns.input, columns.output):
+            if header.count(name) > 1:
+                raise UsageError(f"{self.path}: the column {name!r} is there {header.count(name)} times; rename one.")
+        return columns
+
+    def _cells(self, header: tuple[str, ...]) -> Iterator[_Row | Finding]:
+        for item in self.rows:
+            if isinstance(item, Finding):
+                yield item
+            elif len(item.cells) != len(header):
+                yield _left_out(
+                    "columns",
+                    item.line,
+                    f"has {len(item.cells)} cells; the header has {len(header)}",
+                    "Put texts that hold the delimiter or a line break in double quotes.",
+                )
+            else:
+                yield _Row(item.line, dict(zip(header, item.cells, strict=True)))
+
+
+def _collect(
+    path: Path,
+    lines: Lines,
+    rows: Iterator[_Row | Finding],
+    columns: _Columns | None,
+    container: str,
+    system: str | None,
+) -> Dataset:
+    examples: list[Conversation] = []
+    findings: list[Finding] = []
+    seen: Counter[str] = Counter()
+    keys: tuple[str, ...] = ()
+    for row in rows:
+        if isinstance(row, Finding):
+            findings.append(row)
+            continue
+        keys = keys or tuple(row.value)
+        try:
+            messages, layout = _understood(row.value, columns)
+        except layouts.RowFlaw as flaw:
+            findings.append(_left_out(flaw.rule, row.line, flaw.message, flaw.cure))
+            continue
+        if system is not None and messages[0].role != "system":
+            messages = (Message("system", system), *messages)
+        seen[layout] += 1
+        examples.append(Conversation(messages, row.line))
+    bad = len(findings)
+    if not examples and findings and all(finding.rule in ("layout", "column") for finding in findings):
+        _refuse_layout(path, keys, columns)
+    if len(seen) > 1:
+        counts = ", ".join(f"{count} {layout}" for layout, count in seen.most_common())
+        findings.append(Finding("mixed-layouts", 0, "note", f"rows in several layouts, all read: {counts}"))
+    layout = container + (seen.most_common(1)[0][0] if seen else "unknown layout")
+    notes = lines.notes()
+    return Dataset(str(path), layout, tuple(examples), (*notes, *findings), len(examples) + bad, lines.sha256())
+
+
+def _understood(row: Mapping[str, Any], columns: _Columns | None) -> tuple[tuple[Message, ...], str]:
+    if columns is None:
+        return layouts.by_layout(row)
+    return layouts.by_columns(row, columns.input, columns.output), f"{columns.input} -> {columns.output}"
+
+
+def _left_out(rule: str, line: int, message: str, cure: str) -> Finding:
+    return Finding(rule, line, "error", message, "the row is left out", cure)
+
+
+def _refuse_layout(path: Path, keys: tuple[str, ...], columns: _Columns | None) -> None:
+    if columns is not None:
+        _require(path, keys, columns)
+    raise UsageError(
+        f"{path}: no row fits a known layout; the first one has {_list(keys)}. "
+        "Name the text and the answer with --input FIELD --output FIELD, or write chat `messages`."
+    )
+
+
+def _require(path: Path, names: tuple[str, ...], columns: _Columns) -> None:
+    """Raises UsageError naming each column that is not there, those that are, and the nearest."""
+    problems = []
+    for flag, name in (("--input", columns.input), ("--output", columns.output)):
+        if name not in names:
+            near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in names], n=1, cutoff=0.5)
+            spelled = next((known for known in names if near and known.casefold() == near[0]), None)
+            problems.append(f"{flag} {name!r} is no column" + (f" (did you mean {spelled!r}?)" if spelled else ""))
+    if problems:
+        raise UsageError(f"{path}: {'; '.join(problems)}. There are {_list(names)}.")
+
+
+def _list(names: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(name[:60]) for name in names[:30])
+    return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"
+
+
+def _said(finding: Finding) -> str:
+    return finding.message.rstrip(".")
+
+
+def _nothing_readable(dataset: Dataset) -> str:
+    bad = [finding for finding in dataset.findings if finding.severity == "error"]
+    if not bad:
+        return f"{dataset.path}: there is a header and nothing below it; expected one example per row."
+    shown = "\n".join(f"  line {finding.line} {_said(finding)}. {finding.cure}" for finding in bad[:_SHOWN])
+    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{dataset.path}: none of its {dataset.rows} rows can be read:\n{shown}{more}"

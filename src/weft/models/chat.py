@@ -1,0 +1,308 @@
+"""Messages to tokens: what was trained is what is served. The only owner of chat templates.
+
+    prompt(messages)            the ids that a server feeds before the model answers
+    example(messages + answer)  the same ids without loss, then the answer and its end token with loss
+
+Both come from one layout of the template, so they cannot differ. Message text is encoded apart from the template's
+scaffold and never yields a control token, so no text can forge a role (a template whose roles are mere words, as
+`plain.jinja`, cannot promise that: `Chat.separable`). Idea after karpathy/nanochat `tokenizer.py` and tinker-cookbook's
+renderers.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.errors import ModelError, UsageError
+from weft.models.encode import Encoder
+from weft.models.template import Layout, Slot, Template
+from weft.records import Message, Tokens
+
+PLAIN = Path(__file__).with_name("plain.jinja")
+# Templates that print today's date would otherwise serve another prompt than they were trained with.
+DATE = datetime.date(2024, 7, 26)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A message's text in a plan: after `lead`, which belongs to its first word; `continued`: text stands before it."""
+
+    slot: Slot
+    lead: str
+    continued: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A conversation of given roles that ends in an answer: what comes before it, and the answer's place."""
+
+    before: tuple[tuple[int, ...] | _Text, ...]
+    answer: _Text
+    ends: dict[int, int | None]
+    """Per message of the assistant: the control token that the template puts directly after it."""
+    opening: str
+    """What stands before the answer beyond the generation prompt."""
+
+
+class Chat:
+    """One tokenizer with its chat template; the only place that turns messages into tokens.
+
+    `tokenizer`: a transformers fast tokenizer. `template`: Jinja text; without it the tokenizer's own, else weft's
+    plain one. `end_token`: the token that ends a reply, where the template's is not one that the model knows.
+    `end_ids`: further ids that end a reply (generation_config). `date`: what a template sees as today.
+    Raises ModelError where prompt and example of the template cannot agree, with the reason.
+    """
+
+    end_id: int
+    """The token that ends a reply in training."""
+    end_ids: frozenset[int]
+    """All tokens that end a reply when generating."""
+    origin: str
+    """Where the template came from, in words."""
+    opening: str
+    """Scaffold that the template puts before each final answer, beyond its generation prompt (an empty think block)."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        *,
+        end_token: str | None = None,
+        end_ids: Collection[int] = (),
+        date: datetime.date = DATE,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
+        special = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        if end_token is not None:
+            if end_token not in self._encoder.added:
+                raise ModelError(f"end token {end_token!r}: the tokenizer has no such control token. {self._known()}")
+            special["eos_token"] = end_token
+        source, self.origin = _choose(tokenizer, template)
+        self._template = Template(source, special, date)
+        self._plans: dict[tuple[tuple[str, bool], ...], _Plan] = {}
+        self._fallback_end = self._encoder.added.get(special.get("eos_token", ""))
+        self._forced_end = self._fallback_end if end_token is not None else None
+        plan = self._plan((("user", False),))
+        self.opening = plan.opening
+        self._lead, self._continued = plan.answer.lead, plan.answer.continued
+        self.end_id = self._end(plan)
+        eos = self._encoder.added.get(str(tokenizer.eos_token or ""))
+        self.end_ids = frozenset({self.end_id, *end_ids} | ({eos} if eos is not None else set()))
+
+    @property
+    def template(self) -> str:
+        """The Jinja text in use: what an export writes beside the model."""
+        return self._template.source
+
+    @property
+    def accepts_system(self) -> bool:
+        """Whether the template takes a system message."""
+        try:
+            self._plan((("system", False), ("user", False)))
+        except ModelError:
+            return False
+        return True
+
+    @property
+    def separable(self) -> bool:
+        """Whether each turn is marked by a control token, which no text can forge."""
+        plan = self._plan((("user", False), ("assistant", False), ("user", False)))
+        pieces = [set(part) for part in plan.before if isinstance(part, tuple)]
+        return all(piece & self._encoder.control for piece in pieces[1:])
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids to feed before generating the reply. Raises ModelError where the template refuses the messages."""
+        self._refuse_read_contents(messages)
+        return self._fill(self._plan(_shape(messages)), messages)
+
+    def example(self, messages: Sequence[Message], *, learn: Literal["last", "all"] = "last") -> Tokens:
+        """A conversation that ends in its ideal answer, as ids with what is learned: the answer and its end token.
+
+        `all` learns every assistant turn, each after exactly its own prompt. Raises ModelError where the template
+        renders earlier turns otherwise than last ones, UsageError where the last message is not the assistant's.
+        """
+        if not messages or messages[-1].role != "assistant":
+            found = f"ends in a {messages[-1].role!r} message" if messages else "is empty"
+            raise UsageError(f"the conversation {found}; an example must end in the assistant's answer.")
+        self._refuse_read_contents(messages)
+        *context, _ = messages
+        plan = self._plan(_shape(context))
+        learned = self._learnable_turns(plan, context) if learn == "all" else frozenset()
+        ids: list[int] = []
+        learn_flags: list[bool] = []
+
+        def add(new: Sequence[int], flag: bool) -> None:
+            ids.extend(new)
+            learn_flags.extend([flag] * len(new))
+
+        closes = False
+        for part in plan.before:
+            if isinstance(part, _Text):
+                closes = part.slot.message in learned
+                add(self._words(part, messages), closes)
+            else:
+                head = 1 if closes else 0
+                add(part[:head], True)
+                add(part[head:], False)
+        add(self._words(plan.answer, messages), True)
+        add([self._end(plan)], True)
+        return Tokens(tuple(ids), tuple(learn_flags))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Generated ids as the reply's text, up to the first end token."""
+        stop = next((place for place, id_ in enumerate(ids) if id_ in self.end_ids), len(ids))
+        text = self._encoder.decode(ids[:stop], continued=self._continued)
+        return text.removeprefix(self._lead)
+
+    def show(self, tokens: Tokens, *, plain: bool = False) -> str:
+        """The tokens for a person's eye: learned ones green, or with `plain` in [brackets]."""
+        before, after = ("[", "]") if plain else ("\x1b[32m", "\x1b[0m")
+        parts = []
+        for place, (id_, learned) in enumerate(zip(tokens.ids, tokens.learn, strict=True)):
+            starts = learned and (place == 0 or not tokens.learn[place - 1])
+            ends = learned and (place + 1 == len(tokens.ids) or not tokens.learn[place + 1])
+            parts.append(before * starts + self._encoder.token(id_) + after * ends)
+        return "".join(parts)
+
+    def _plan(self, shape: tuple[tuple[str, bool], ...]) -> _Plan:
+        """The plan for a prompt of these (role, empty?) messages; made once per shape."""
+        if not shape:
+            raise UsageError("there are no messages to answer; give at least one user message.")
+        if shape not in self._plans:
+            self._plans[shape] = self._make_plan(shape)
+        return self._plans[shape]
+
+    def _make_plan(self, shape: tuple[tuple[str, bool], ...]) -> _Plan:
+        roles, empty = [role for role, _ in shape], [none for _, none in shape]
+        whole = self._template.layout([*roles, "assistant"], [*empty, False])
+        served = self._template.layout(roles, empty, answering=True)
+        answer = len(whole.slots) - 1
+        if whole.slots[answer].message != len(roles):
+            raise ModelError("the chat template puts other text after the answer; it cannot be used.")
+        if [s.message for s in whole.slots[:-1]] != [s.message for s in served.slots] or (
+            whole.scaffold[:answer] != served.scaffold[:-1]
+        ):
+            raise ModelError(
+                "the chat template renders the prompt otherwise once an answer follows; "
+                "what would be trained is not what would be served."
+            )
+        prompt, opened = served.scaffold[-1], whole.scaffold[answer]
+        if not opened.startswith(prompt):
+            raise ModelError(
+                f"the chat template's generation prompt {prompt[-60:]!r} is not the beginning of its finished answer "
+                f"{opened[-60:]!r}; what would be trained is not what would be served."
+            )
+        if whole.marked and not whole.slots[answer].generated:
+            raise ModelError("the chat template has {% generation %} marks, but the answer lies outside of them.")
+        gap = opened[len(prompt) :]
+        lead = gap[len(gap.rstrip(" ")) :]
+        return self._encode(whole, answer, lead, roles, opening=gap.removesuffix(lead))
+
+    def _encode(self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str) -> _Plan:
+        before: list[tuple[int, ...] | _Text] = []
+        ends: dict[int, int | None] = {}
+        continued = False
+        for number, slot in enumerate(layout.slots):
+            piece = layout.scaffold[number]
+            # A space before a text belongs to the text's first word in every tokenizer's eyes. The answer's is only
+            # given away where the generation prompt does not claim it; earlier answers follow the last one.
+            is_answer = slot.message == len(roles) or roles[slot.message] == "assistant"
+            space = lead if is_answer else " " * (len(piece) - len(piece.rstrip(" ")))
+            space = space if piece.endswith(space) else ""
+            ids, continued = self._encoder.scaffold(piece.removesuffix(space), continued=continued)
+            if ids:
+                before.append(tuple(ids))
+            text = _Text(slot, space, continued)
+            continued = True
+            after, _ = self._encoder.scaffold(layout.scaffold[number + 1], continued=True)
+            ends[slot.message] = after[0] if is_answer and after and after[0] in self._encoder.control else None
+            if number == answer:
+                return _Plan(tuple(before), text, ends, opening)
+            before.append(text)
+        raise AssertionError("the answer is among the slots")
+
+    def _end(self, plan: _Plan) -> int:
+        """The token after the final answer: forced, the template's, else the tokenizer's end of text."""
+        written = plan.ends[plan.answer.slot.message]
+        end = next((id_ for id_ in (self._forced_end, written, self._fallback_end) if id_ is not None), None)
+        if end is None:
+            raise ModelError(
+                f"neither the chat template nor the tokenizer names a token that ends a reply. {self._known()}"
+            )
+        return end
+
+    def _known(self) -> str:
+        names = ", ".join(list(self._encoder.added)[:12])
+        return f"Name one of its control tokens as end token: {names or 'it has none, so add one first'}."
+
+    def _learnable_turns(self, plan: _Plan, context: Sequence[Message]) -> frozenset[int]:
+        """The earlier assistant messages, each checked to stand after exactly the prompt it would be served with."""
+        turns = frozenset(index for index, message in enumerate(context) if message.role == "assistant")
+        for turn in sorted(turns):
+            alone = self._plan(_shape(context[:turn])) if turn else None
+            place = next(n for n, p in enumerate(plan.before) if isinstance(p, _Text) and p.slot.message == turn)
+            if alone is None or plan.before[:place] != alone.before or plan.before[place] != alone.answer:
+                problem = "after another prompt than it is served with"
+            elif plan.ends[turn] not in self.end_ids:
+                problem = "without a token that ends it"
+            else:
+                continue
+            raise ModelError(
+                f"the chat template renders the earlier answer in message {turn + 1} {problem}, so it cannot be "
+                "learned here. Learn the last answer only, or give each answer as an example of its own."
+            )
+        return turns
+
+    def _fill(self, plan: _Plan, messages: Sequence[Message]) -> list[int]:
+        ids: list[int] = []
+        for part in plan.before:
+            ids.extend(self._words(part, messages) if isinstance(part, _Text) else part)
+        return ids
+
+    def _words(self, text: _Text, messages: Sequence[Message]) -> list[int]:
+        content = text.slot.clean(messages[text.slot.message].content)
+        return self._encoder.text(text.lead + content, continued=text.continued)
+
+    def _refuse_read_contents(self, messages: Sequence[Message]) -> None:
+        """Refuse instructions and answers that the template itself would rewrite; a user's text is always just text."""
+        if not self._template.looked_for:
+            return
+        suspects = {
+            index: found
+            for index, message in enumerate(messages)
+            if message.role != "user" and (found := [t for t in self._template.looked_for if t in message.content])
+        }
+        for index, found in suspects.items():
+            names = [{"role": m.role, "content": f"message{n}"} for n, m in enumerate(messages)]
+            opaque = self._template.render(names)
+            names[index]["content"] = messages[index].content
+            content = messages[index].content
+            if self._template.render(names) not in {
+                opaque.replace(f"message{index}", text) for text in (content, content.strip(), content.strip("\n"))
+            }:
+                raise ModelError(
+                    f"the chat template rewrites message {index + 1} ({messages[index].role}) because its text holds "
+                    f"{sorted(found)[0]!r}. Remove that from the text, or use a template that prints it as it is."
+                )
+
+
+def _shape(messages: Sequence[Message]) -> tuple[tuple[str, bool], ...]:
+    """Roles, and which contents a template would take for missing. An empty answer still has a place."""
+    return tuple((message.role, not message.content and message.role != "assistant") for message in messages)
+
+
+def _choose(tokenizer: Any, template: str | None) -> tuple[str, str]:
+    """The template to use and where it came from."""
+    if template is not None:
+        return template, "the template that was given"
+    own = tokenizer.chat_template
+    if isinstance(own, dict):  # some models name several; the one for plain conversations is called default
+        own = own.get("default")
+    if own:
+        return str(own), "the tokenizer's chat template"
+    return PLAIN.read_text(encoding="utf-8"), "weft's plain template (the tokenizer has none)"

@@ -1,0 +1,225 @@
+"""A base by name: find it, look at it, ask for memory, load it. Nothing of a base is ever executed.
+
+A name is `weft-nano` (inside the package), a folder, or a hub name (`owner/model`; the cached copy first, downloaded
+only when not offline). Exactly one thing comes out: `Base`, a model in evaluation mode with its `Chat`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from weft.errors import ModelError, UsageError
+from weft.models import memory
+from weft.models.chat import Chat
+from weft.models.facts import BaseFacts, causal_models, inspect
+
+if TYPE_CHECKING:
+    import torch
+
+NANO = "weft-nano"
+_NANO_FOLDER = Path(__file__).with_name("nano")
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+_DEFAULT_CONTEXT = 2048
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+__all__ = ["NANO", "Base", "BaseFacts", "causal_models", "inspect", "load", "locate"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base: the model in evaluation mode, its chat, and what identifies it."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path
+    model: torch.nn.Module = field(repr=False)
+    chat: Chat = field(repr=False)
+    context: int
+    """Longest sequence in tokens."""
+    parameters: int
+    """Distinct numbers in the model; tied weights count once."""
+    fingerprint: str
+    """SHA-256 over the hashes of all files that were read."""
+    device: torch.device
+    revision: str = ""
+    """The hub's commit, for a base from there."""
+
+
+def locate(name: str) -> Path:
+    """The folder of a base. Raises UsageError for a name that is neither embedded, a folder, nor on the hub."""
+    if name == NANO:
+        return _NANO_FOLDER
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UsageError(f"base {name!r} is a file; name the folder that it lies in. {_accepted()}")
+    if re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", name) and not name.startswith("."):
+        return _from_hub(name)
+    raise UsageError(f"base {name!r}: there is no such folder.{_near(name)} {_accepted()}")
+
+
+def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
+    """The base called `name`, in evaluation mode, its weights as `dtype` on `device` (`auto`: a GPU if there is one).
+
+    Raises UsageError for an unknown name, ModelError for a folder that cannot be used, ResourceError where memory is
+    lacking (before anything is loaded).
+    """
+    folder = locate(name)
+    facts = inspect(folder)
+    needed = memory.loading_bytes(facts.parameters, dtype, facts.largest_tensor)
+    memory.require(needed, f"loading {name} ({facts.parameters:,} parameters as {dtype})")
+    import torch
+
+    place = torch.device(_device(device))
+    with _quiet():
+        model = _model(facts, getattr(torch, dtype)).to(place).eval()
+        tokenizer = load_tokenizer(folder)
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"{folder}: the tokenizer knows {len(tokenizer):,} tokens, the model only {embeddings:,}. "
+            "They do not belong together; fetch the model again."
+        )
+    config = model.config.get_text_config()
+    stated = facts.context or getattr(config, "max_position_embeddings", None) or _DEFAULT_CONTEXT
+    return Base(
+        name=name,
+        folder=folder,
+        model=model,
+        chat=Chat(tokenizer, end_ids=_end_ids(model)),
+        context=int(stated),
+        parameters=sum(p.numel() for p in model.parameters()),
+        fingerprint=facts.fingerprint(),
+        device=place,
+        revision=folder.name if folder.parent.name == "snapshots" else "",
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer: straight from tokenizer.json where there is one, else built by transformers.
+
+    Raises ModelError where it cannot be read.
+    """
+    try:
+        if (folder / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds for a damaged file
+        raise ModelError(f"{folder}: the tokenizer cannot be read ({_first_line(error)}).") from None
+
+
+def _model(facts: BaseFacts, dtype: Any) -> Any:
+    """The weights in their class. A missing weight would be invented at random: refused."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            facts.folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model, report = loaded
+    except Exception as error:  # the library raises many kinds for a damaged folder
+        raise ModelError(f"{facts.folder}: transformers cannot load this model ({_first_line(error)}).") from None
+    missing = sorted(str(key) for key in report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{facts.folder}: {len(missing)} weights are missing, for example {missing[0]}. "
+            "The file is incomplete or of another model; fetch it again."
+        )
+    return model
+
+
+def _end_ids(model: Any) -> list[int]:
+    """The ends that generation_config.json names."""
+    generation = getattr(model, "generation_config", None)
+    eos = getattr(generation, "eos_token_id", None)
+    return [eos] if isinstance(eos, int) else list(eos or ())
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: PyTorch sees no CUDA device here. Use --device cpu.")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N.")
+    return device
+
+
+def _from_hub(name: str) -> Path:
+    """The cached copy of a hub model, else a download of its data files (never its code)."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    with contextlib.suppress(HFValidationError, OSError):
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=_WANTED))
+    if offline():
+        raise UsageError(f"base {name!r} is neither a folder nor in the hub cache, and weft is offline.{_near(name)} "
+                         f"{_accepted()}")  # fmt: skip
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except Exception as error:  # network, permission, unknown name: the library has a kind for each
+        raise UsageError(
+            f"base {name!r} is not a folder, and the hub did not give it ({_first_line(error)})."
+            f"{_near(name)} {_accepted()}"
+        ) from None
+
+
+def offline() -> bool:
+    """Whether WEFT_OFFLINE or HF_HUB_OFFLINE forbids the network."""
+    values = (os.environ.get(key, "").strip().lower() for key in ("WEFT_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value not in ("", "0", "false", "no", "off") for value in values)
+
+
+def _near(name: str) -> str:
+    parent = Path(name).expanduser().parent
+    with contextlib.suppress(OSError):
+        beside = [str(path) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+        near = difflib.get_close_matches(name, [NANO, *beside], n=3)
+        return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+    return ""
+
+
+def _accepted() -> str:
+    return (
+        f"A base is {NANO!r} (inside weft), a folder with config.json and model.safetensors, or a hub name owner/model."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its warnings and progress bars: what matters is checked and said by weft."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

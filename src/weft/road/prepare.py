@@ -1,0 +1,79 @@
+"""From a file to what the other stages work on: examples, findings, split, task. Cheap, so repeated on every visit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.data.check import check
+from weft.data.read import read
+from weft.data.split import split
+from weft.errors import DataError
+from weft.graders.shape import are_labels
+from weft.models.chat import Chat
+from weft.progress import Progress
+from weft.records import Conversation, Dataset, Finding, Split
+from weft.road.settings import DataConfig
+from weft.tasks import Task, infer
+
+FEWEST = 10
+"""Examples below which there is nothing to split; the fine-tuning API asks for as many."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The file as understood, and its sealed parts."""
+
+    dataset: Dataset
+    findings: tuple[Finding, ...]
+    split: Split
+    task: Task
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {
+            "train": len(self.split.train),
+            "validation": len(self.split.validation),
+            "test": len(self.split.test),
+        }
+
+
+def prepare(data: Path, config: DataConfig, chat: Chat, context: int, progress: Progress) -> Prepared:
+    """Read, check, split, infer the task.
+
+    Raises DataError, naming what is wrong, where fewer than FEWEST usable examples remain.
+    """
+    progress.start("read and check")
+    dataset = read(data, input=config.input, output=config.output, system=config.system)
+    findings = check(
+        dataset,
+        count_tokens=lambda example: len(chat.example(example.messages).ids),
+        context_tokens=context,
+    )
+    examples = [example for example in dataset.examples if example.answer.strip() and example.question.strip()]
+    if len(examples) < FEWEST:
+        errors = [finding for finding in findings if finding.severity == "error"]
+        told = "\n".join(f"  {f'line {f.line}: ' if f.line else ''}{f.message}" for f in errors[:20])
+        raise DataError(
+            f"{data}: {len(examples)} of {dataset.rows} rows are usable; at least {FEWEST} are needed, "
+            f"and 50 or more to measure anything. Add examples, or mend these:\n{told}".rstrip(":\n")
+        )
+    answers = [example.answer for example in examples]
+    parts = split(examples, labels=answers if are_labels(answers) else None)
+    parts = Split(parts.train, parts.validation, _sealed(parts.test, config.test_rows))
+    task = infer(parts.train, kind=config.task, grader=config.grader)
+    progress.finish(
+        f"{dataset.rows:,} rows as {dataset.layout}; {len(parts.train):,} to train on, "
+        f"{len(parts.validation):,} to choose by, {len(parts.test):,} sealed for the test"
+    )
+    return Prepared(dataset, findings, parts, task)
+
+
+def _sealed(test: tuple[Conversation, ...], most: int) -> tuple[Conversation, ...]:
+    """At most `most` rows, always the same ones: those whose content hashes lowest, in file order."""
+    if len(test) <= most:
+        return test
+    by_hash = sorted(test, key=lambda example: hashlib.sha256(repr(example.messages).encode()).digest())
+    chosen = {id(example) for example in by_hash[:most]}
+    return tuple(example for example in test if id(example) in chosen)

@@ -1,0 +1,36 @@
+"""Train, publish, and load again what was published: the tuned arm is measured from the files that a user gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.models import lora
+from weft.models.load import Base, load
+from weft.progress import Progress
+from weft.road.prepare import Prepared
+from weft.runs import Run
+from weft.settings import Resolved
+from weft.train import sft
+from weft.train.sft_config import SftConfig
+
+
+def tune(run: Run, base: Base, prepared: Prepared, settings: Resolved[SftConfig], progress: Progress) -> dict[str, Any]:
+    """The record of the run's training; trains (or goes on training) where it is not there yet. Changes `base`."""
+    if run.has("training.json"):
+        return run.read_json("training.json")
+    settings = sft.settle(settings, base, len(prepared.split.train))
+    run.write_json("train-settings.json", settings.to_json())
+    trained = sft.train(run, base, prepared.split.train, prepared.split.validation, settings.config, progress)
+    record = {**trained.to_json(), "settings": settings.to_json()}
+    run.write_json("training.json", record)
+    run.event("trained", steps=trained.steps, best_step=trained.best_step, stopped_because=trained.stopped_because)
+    return record
+
+
+def load_tuned(run: Run) -> Base:
+    """The model that the run published: its base with the adapter, or the whole model of a full fine-tuning."""
+    if run.has("model"):
+        return load(str(run.path("model")))
+    base = load(run.settings["run"]["base"]["value"])
+    lora.load_adapter(base.model, run.path("adapter"))
+    return base

@@ -1,0 +1,202 @@
+"""Checkpoints: a folder with tensors and one manifest, committed by a rename, checked by hash when read.
+
+    step-00000200/            the folder appears whole or not at all
+      tensors.safetensors     weights, optimizer and random states by name
+      manifest.json           {"format": 1, "state": {...}, "files": {name: {"bytes", "sha256"}}}
+
+No pickle anywhere. `state` is the caller's JSON (step, fingerprints, schedule position); the caller compares fingerprints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weft.errors import DamageError
+
+MANIFEST = "manifest.json"
+TENSORS = "tensors.safetensors"
+_NAME = re.compile(r"step-(\d+)$")
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint of `step`; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that `folder` holds all of it or does not exist; an existing one of that name is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    part.mkdir()
+    try:
+        # Clones: tied weights share memory, which safetensors refuses.
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part / TENSORS)
+        files = {TENSORS: {"bytes": (part / TENSORS).stat().st_size, "sha256": _sha256(part / TENSORS)}}
+        manifest = {"format": 1, "state": dict(state), "files": files}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+        _sync(part / TENSORS)
+        _sync(part / MANIFEST)
+        _sync(part)
+        if folder.exists():
+            old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
+            os.rename(folder, old)
+            os.rename(part, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(part, folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the caller's state; DamageError when anything differs from what was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if manifest["format"] != 1:
+            raise DamageError(
+                f"{folder}: checkpoint format {manifest['format']!r}, expected 1. It was written by another version of weft; use that one."
+            )
+        state, files = manifest["state"], manifest["files"]
+        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamageError(
+            f"{folder}: no readable {MANIFEST} ({error}). Delete this folder; an earlier checkpoint will be used."
+        ) from error
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamageError(
+                f"{path}: missing, expected {size} bytes. Delete {folder}; an earlier checkpoint will be used."
+            )
+        if path.stat().st_size != size or _sha256(path) != digest:
+            raise DamageError(
+                f"{path}: {path.stat().st_size} bytes whose SHA-256 is not the one of the manifest ({size} bytes, {digest[:12]}…). "
+                f"The disk or a copy damaged it. Delete {folder}; an earlier checkpoint will be used."
+            )
+    try:
+        return load_file(folder / TENSORS), state
+    except (SafetensorError, OSError) as error:
+        raise DamageError(
+            f"{folder / TENSORS}: {error}. Delete {folder}; an earlier checkpoint will be used."
+        ) from error
+
+
+def all_in(root: Path) -> list[Path]:
+    """Complete checkpoints below `root`, oldest first; half-written ones have other names and no manifest."""
+    if not root.is_dir():
+        return []
+    found = [
+        p for p in root.iterdir() if _NAME.search(p.name) and not p.name.startswith(".") and (p / MANIFEST).is_file()
+    ]
+    return sorted(found, key=lambda p: int(_NAME.search(p.name)[1]))  # type: ignore[index]
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint below `root`, or None. `load` still checks its bytes."""
+    found = all_in(root)
+    return found[-1] if found else None
+
+
+def rotate(root: Path, keep: int, best: str | None = None) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints, never the one called `best`; returns what was deleted.
+
+    Call it after `save` returned: until then the older ones are all there is.
+    """
+    doomed = [p for p in all_in(root)[: -max(1, keep)] if p.name != best]
+    for path in doomed:
+        gone = root / f".{path.name}.{uuid.uuid4().hex[:8]}.old"  # renamed first: a kill here leaves no half checkpoint
+        os.rename(path, gone)
+        shutil.rmtree(gone)
+    for left in root.glob(".step-*"):
+        if left.name.endswith((".part", ".old")):
+            shutil.rmtree(left, ignore_errors=True)
+    return doomed
+
+
+# ---- states ----------------------------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's global generators as JSON."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)  # type: ignore[misc]
+    state: dict[str, Any] = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(kind), [int(k) for k in keys], int(position), int(has_gauss), float(cached)],
+        "torch": bytes(torch.get_rng_state().tolist()).hex(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = [bytes(s.tolist()).hex() for s in torch.cuda.get_rng_state_all()]
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Undo whatever happened to the generators since `random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([torch.tensor(list(bytes.fromhex(s)), dtype=torch.uint8) for s in state["cuda"]])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The tensors of an optimizer's state as `prefix.INDEX.NAME`, the index counting parameters in order of the groups."""
+    packed = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{index}.{name}": torch.as_tensor(value)
+        for index, entries in packed.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put back what `optimizer_tensors` took; groups, rates and other hyperparameters stay as the optimizer was made."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix + "."):
+            index, entry = name[len(prefix) + 1 :].split(".", 1)
+            state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def fingerprint(parts: Iterable[bytes | str]) -> str:
+    """SHA-256 over parts and their lengths, for settings and data that a resumed run must find unchanged."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""The report in a terminal: complete, narrow enough, deaf to commands in the data."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from weft.evaluate.terminal import print_report
+
+Console = pytest.importorskip("rich.console").Console
+
+
+def printed(report, width=80, **options) -> str:
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=width, **options))
+    return out.getvalue().replace("\u202f", " ")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_line_is_wider_than_the_terminal(any_report, width):
+    assert max(len(line) for line in printed(any_report, width).splitlines()) <= width
+
+
+def test_piped_output_has_no_escape_codes_and_no_trailing_colour(any_report):
+    assert "\x1b" not in printed(any_report)
+
+
+def test_the_terminal_says_the_numbers_of_the_report(sample):
+    report = sample("structured")
+    text = printed(report)
+    for arm in report["arms"]:
+        measured = arm["metrics"]["accuracy"]
+        line = next(line for line in text.splitlines() if line.startswith(arm["name"]))
+        assert (
+            f"{100 * measured['value']:.1f} % ({100 * measured['low']:.1f}\u2013{100 * measured['high']:.1f})" in line
+        )
+    assert "tuned *" in text and "+70.3 points" in text and "p < 0.001" in text
+    assert "Best step: 200" in text and "weft chat runs/tickets-1a2b3c" in text
+    assert "near-duplicate: line 101" in text and "(and 11 more)" in " ".join(text.split())
+
+
+def test_a_number_is_never_parted_from_its_unit(sample):
+    assert not any(line.lstrip().startswith("%") for line in printed(sample("structured"), 60).splitlines())
+
+
+def test_a_run_without_training_says_so(sample):
+    text = printed(sample("more data"))
+    assert text.startswith("Verdict: Collect more examples first.") and "Nothing was trained" in text
+
+
+def test_markup_and_terminal_commands_in_the_data_are_shown_not_obeyed(sample):
+    report = sample("structured")
+    report["verdict"]["reason"] = "[bold red]loud[/] \x1b[2Jgone"
+    report["arms"][0]["name"] = "[red]x"
+    report["use"]["chat"] = "weft chat \x1b]0;title\x07 [link=x]y"
+    text = printed(report, force_terminal=True)
+    assert "[bold red]loud[/] \ufffd[2Jgone" in text and "[red]x" in text and "[link=x]y" in text
+    assert "\x1b[2J" not in text and "\x1b]0;" not in text
+
+
+def test_the_most_confused_labels_are_named(sample):
+    assert "lights taken for heating: 3 of 20" in printed(sample("classification"))
+
+
+def test_findings_beyond_the_first_kinds_are_counted(sample):
+    report = sample("structured")
+    report["data"]["findings"] = [
+        {"rule": f"rule-{i}", "line": 0, "severity": "note", "message": "m"} for i in range(9)
+    ]
+    text = printed(report)
+    assert "rule-5" in text and "rule-6" not in text and "and findings of 3 other kinds." in text
