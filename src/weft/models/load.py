@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weft.errors import ModelError, UsageError
-from weft.models import memory
+from weft.models import attention, memory
 from weft.models.chat import Chat
 from weft.models.facts import BaseFacts, causal_models, inspect
 
@@ -82,6 +82,8 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
     place = torch.device(_device(device))
     with _quiet():
         model = _model(facts, getattr(torch, dtype)).to(place).eval()
+        if place.type == "cpu":
+            attention.use(model)
         tokenizer = load_tokenizer(folder)
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
