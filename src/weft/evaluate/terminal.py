@@ -120,10 +120,18 @@ def _other_metrics(measured: Sequence[Mapping[str, Any]], told: Sequence[str], c
 
 
 def _differences(report: Mapping[str, Any], console: Console) -> None:
-    if comparisons := report.get("comparisons"):
-        _title(console, "Differences")
-        for comparison in comparisons:
-            _say(console, _in_words(view.compared(comparison, report)), indent=2, hanging=2)
+    """The chosen arm against each other one; without a choice, every pair. The page has them all."""
+    chosen = view.chosen_arm(report)
+    shown = [view.towards(chosen, c) for c in report.get("comparisons") or () if chosen is None or chosen in c["arms"]]
+    if not shown:
+        return
+    _title(console, "Differences in points, paired on the same rows")
+    table = _table(["Pair", "Difference", "p (Holm)"])
+    for comparison in shown:
+        found = view.compared(comparison, report)
+        first, second = comparison["arms"]
+        _row(table, [f"{first} - {second}", found["difference"], found["p"]])
+    console.print(table)
 
 
 def _training(report: Mapping[str, Any], console: Console) -> None:

@@ -10,12 +10,12 @@ from weft.models.chat import Chat
 from weft.records import Conversation, Message
 
 TITLES = {
-    "zero-shot": "the base, as it is",
-    "prompted": "the base with a written system prompt",
-    "few-shot": "the base shown the nearest training examples",
-    "rag": "the base shown passages of the documents",
-    "classical": "TF-IDF and logistic regression, no language model",
-    "tuned": "the base, fine-tuned",
+    "zero-shot": "Base as it is",
+    "prompted": "Base with a system prompt",
+    "few-shot": "Base with nearest examples",
+    "rag": "Base with passages",
+    "classical": "TF-IDF + logistic regression",
+    "tuned": "Fine-tuned base",
 }
 
 

@@ -108,6 +108,20 @@ def evidence(comparison: Mapping[str, Any] | None, report: Mapping[str, Any]) ->
     }
 
 
+def towards(arm: str | None, comparison: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The comparison with `arm` first, where it is the second of the two."""
+    first, second = comparison["arms"]
+    if second != arm:
+        return comparison
+    low, high, middle = (comparison.get(key) for key in ("low", "high", "difference"))
+    turned = {"difference": middle, "low": high, "high": low}
+    return {
+        **comparison,
+        "arms": [second, first],
+        **{key: -number if words.is_number(number) else number for key, number in turned.items()},
+    }
+
+
 def compared(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison in words."""
     named = titles(report)

@@ -1,0 +1,162 @@
+"""Checkpoints: whole or absent, checked when read, never deleted before their successor is there."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy
+import pytest
+import torch
+
+from weft.errors import DamageError
+from weft.train import checkpoint
+
+
+@pytest.fixture
+def tensors():
+    return {"a": torch.arange(12.0).view(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64), "c": torch.ones(2, dtype=torch.bfloat16)}
+
+
+def test_what_is_saved_comes_back(tmp_path, tensors):
+    folder = tmp_path / checkpoint.folder_name(7)
+    checkpoint.save(folder, tensors, {"step": 7, "data": "abc"})
+    read, state = checkpoint.load(folder)
+    assert state == {"step": 7, "data": "abc"}
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[k], tensors[k]) and read[k].dtype == tensors[k].dtype for k in tensors)
+
+
+def test_tensors_that_share_memory_are_saved_apart(tmp_path):
+    tied = torch.ones(3)
+    checkpoint.save(tmp_path / "step-1", {"x": tied, "y": tied}, {})
+    assert checkpoint.load(tmp_path / "step-1")[0].keys() == {"x", "y"}
+
+
+def test_one_damaged_byte_is_found(tmp_path, tensors):
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {})
+    data = bytearray((folder / checkpoint.TENSORS).read_bytes())
+    data[-3] ^= 1
+    (folder / checkpoint.TENSORS).write_bytes(data)
+    with pytest.raises(DamageError, match="SHA-256 is not the one of the manifest"):
+        checkpoint.load(folder)
+
+
+def test_a_missing_file_is_named(tmp_path, tensors):
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {})
+    (folder / checkpoint.TENSORS).unlink()
+    with pytest.raises(DamageError, match=r"tensors\.safetensors: missing, expected \d+ bytes"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "state": {}, "files": []}'])
+def test_an_unreadable_manifest_is_damage(tmp_path, tensors, text):
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {})
+    (folder / checkpoint.MANIFEST).write_text(text)
+    with pytest.raises(DamageError, match="no readable manifest"):
+        checkpoint.load(folder)
+
+
+def test_another_format_is_refused(tmp_path, tensors):
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {})
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    (folder / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format": 9}))
+    with pytest.raises(DamageError, match="checkpoint format 9, expected 1"):
+        checkpoint.load(folder)
+
+
+def test_bytes_that_hash_well_but_are_no_safetensors_are_damage(tmp_path, tensors):
+    import hashlib
+
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {})
+    (folder / checkpoint.TENSORS).write_bytes(b"not tensors")
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    manifest["files"][checkpoint.TENSORS] = {"bytes": 11, "sha256": hashlib.sha256(b"not tensors").hexdigest()}
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DamageError, match="an earlier checkpoint will be used"):
+        checkpoint.load(folder)
+
+
+def test_a_half_written_checkpoint_is_never_chosen(tmp_path, tensors, monkeypatch):
+    checkpoint.save(tmp_path / checkpoint.folder_name(1), tensors, {"step": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / checkpoint.folder_name(2), tensors, {"step": 2})
+    monkeypatch.undo()
+    (tmp_path / ".step-00000003.deadbeef.part").mkdir()  # what kill -9 leaves behind
+    (tmp_path / checkpoint.folder_name(4)).mkdir()  # a folder without a manifest is none
+    assert checkpoint.latest(tmp_path) == tmp_path / checkpoint.folder_name(1)
+
+
+def test_latest_goes_by_step_and_not_by_name(tmp_path, tensors):
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.latest(tmp_path / "absent") is None
+    for step in (9, 100_000_000, 10):
+        checkpoint.save(tmp_path / checkpoint.folder_name(step), tensors, {})
+    assert checkpoint.latest(tmp_path) == tmp_path / checkpoint.folder_name(100_000_000)
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path, tensors):
+    for step in range(1, 6):
+        checkpoint.save(tmp_path / checkpoint.folder_name(step), tensors, {})
+    (tmp_path / ".step-00000009.deadbeef.part").mkdir()
+    gone = checkpoint.rotate(tmp_path, keep=2, best=checkpoint.folder_name(1))
+    assert [p.name for p in gone] == [checkpoint.folder_name(s) for s in (2, 3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.folder_name(s) for s in (1, 4, 5)]
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path, tensors):
+    folder = tmp_path / "step-1"
+    checkpoint.save(folder, tensors, {"try": 1})
+    checkpoint.save(folder, {"a": torch.zeros(1)}, {"try": 2})
+    read, state = checkpoint.load(folder)
+    assert state == {"try": 2} and read.keys() == {"a"}
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_random_states_go_on_where_they_were(tmp_path):
+    def draw():
+        return random.random(), float(numpy.random.rand()), float(torch.rand(()))
+
+    draw()
+    state = json.loads(json.dumps(checkpoint.random_state()))
+    first = draw()
+    draw()
+    checkpoint.restore_random_state(state)
+    assert draw() == first
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Muon])
+def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
+    def steps(weight, optimizer, numbers):
+        for n in numbers:
+            optimizer.zero_grad()
+            (weight * torch.linspace(0, n, 12).view(3, 4)).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    optimizer = kind([weight], lr=0.1)
+    steps(weight, optimizer, [1, 2])
+    checkpoint.save(tmp_path / "step-2", {"w": weight, **checkpoint.optimizer_tensors(optimizer, "opt")}, {})
+    steps(weight, optimizer, [3, 4])
+    read, _ = checkpoint.load(tmp_path / "step-2")
+    again = torch.nn.Parameter(read["w"])
+    other = kind([again], lr=0.1)
+    checkpoint.restore_optimizer(other, read, "opt")
+    steps(again, other, [3, 4])
+    assert torch.equal(again, weight)
+
+
+def test_fingerprints_tell_apart_where_one_part_ends():
+    assert checkpoint.fingerprint(["ab", "c"]) != checkpoint.fingerprint(["a", "bc"])
+    assert checkpoint.fingerprint(["é"]) == checkpoint.fingerprint(["é".encode()])
