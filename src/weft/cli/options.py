@@ -14,6 +14,20 @@ from weft.settings import Config
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Setting(click.Option):
+    """An option whose default is applied later, by the Config: shown in the help, not filled in by click."""
+
+    def __init__(self, *arguments: Any, default_text: str | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.default_text = default_text
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if self.default_text is not None:
+            extra["default"] = self.default_text
+        return extra
+
+
 def flags(kind: type[Config], *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
     """A decorator that adds one option per field of `kind`; fields of a nested Config become `--outer-inner`."""
 
@@ -63,7 +77,8 @@ def _option(name: str, field: FieldInfo, inner: FieldInfo) -> Callable[[F], F]:
     text = inner.description or ""
     if inner.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-    return click.option(flag, name, default=None, type=_Value(inner.annotation), help=text, show_default=shown or False)
+    kind = _Value(inner.annotation)
+    return click.option(flag, name, cls=Setting, default=None, type=kind, help=text, default_text=shown)
 
 
 def _inner_name(field: FieldInfo, inner: FieldInfo) -> str:

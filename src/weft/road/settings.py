@@ -33,7 +33,7 @@ class DataConfig(Config):
     """Validation rows on which prompts and shots are chosen."""
 
 
-class RoadConfig(DataConfig, SftConfig):
+class RoadConfig(SftConfig, DataConfig):
     """All settings of `weft run`."""
 
     method: Literal["sft"] = "sft"
