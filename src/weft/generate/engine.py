@@ -8,6 +8,7 @@ Left out: adapters per row, admission while running, streaming to many (the serv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from weft.generate.sampling import pick
 from weft.generate.sampling_config import Sampling
 from weft.models.load import Base
 
-ROWS = 64
+ROWS = 128
 TOKENS = 24_576
 """Largest batch, in rows and in tokens of prompt and answer."""
 LOGITS = 64_000_000
@@ -213,13 +214,14 @@ def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def _batches(base: Base, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[int]]:
     """Rows of similar length together, within the limits on rows, tokens and logits."""
     order = sorted(range(len(requests)), key=lambda row: (len(requests[row].prompt), len(requests[row].answer), row))
+    most = math.ceil(len(requests) / math.ceil(len(requests) / ROWS))  # even batches rather than a last one of one row
     vocabulary = base.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
     batch: list[int] = []
     for row in order:
         longest = max(len(requests[r].prompt) + len(requests[r].answer) for r in [*batch, row])
         spread = longest - min(len(requests[r].prompt) for r in [*batch, row]) + 1
         count = len(batch) + 1
-        full = count > ROWS or count * longest > TOKENS or count * spread * vocabulary > LOGITS
+        full = count > most or count * longest > TOKENS or count * spread * vocabulary > LOGITS
         if batch and (full or _padding_shifts_window(base, [requests[row]], sampling)):
             yield batch
             batch = []
