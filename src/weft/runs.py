@@ -52,7 +52,7 @@ class Run:
                     "Name another folder with --out, or repeat the old settings to continue it."
                 )
             return run
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not all(map(_is_left_over, folder.iterdir()))):
             raise UsageError(f"{folder}: exists and is not a run folder. Name another with --out.")
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +73,14 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go when the process ends, however it ends."""
-        with explained(self.folder), (self.folder / ".lock").open("w") as handle:
+        with explained(self.folder):
+            handle = (self.folder / ".lock").open("w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"{self.folder}: another weft is working on this run. Wait for it to end.") from None
+            _sweep(self.folder)
             yield
 
     def path(self, *parts: str) -> Path:
@@ -113,6 +116,20 @@ class Run:
         """Drop the lines of steps that a resume will repeat, so that none is doubled."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_whole(self.path("metrics.jsonl"), "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left half written; only the owner of the run may."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob("scorecards/.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a kill in the middle of `write_whole` left this; it holds nothing."""
+    return path.name.startswith(f".{SETTINGS}.") and path.suffix == ".tmp"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -164,12 +181,21 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ResourceError(
-                f"{path}: the disk is full. Free some space and repeat the command: it continues."
-            ) from None
+            raise _disk_full(path) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ResourceError(f"{path}: no permission to write here. Name another folder with --out.") from None
-        raise ResourceError(f"{path}: cannot be written ({error.strerror or error}).") from None
+        raise ResourceError(
+            f"{path}: cannot be written ({error.strerror or error}). Name another folder with --out."
+        ) from None
+    except Exception as error:
+        # safetensors writes in Rust and has a kind of its own for the system's refusals.
+        if type(error).__name__ == "SafetensorError" and f"os error {errno.ENOSPC}" in str(error):
+            raise _disk_full(path) from None
+        raise
+
+
+def _disk_full(path: Path) -> ResourceError:
+    return ResourceError(f"{path}: the disk is full. Free some space and repeat the command: it continues.")
 
 
 def _append(path: Path, value: dict[str, Any]) -> None:

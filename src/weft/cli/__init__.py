@@ -79,4 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError:
         click.echo("weft: out of memory. Use a smaller base, --batch-size or --max-tokens.", err=True)
         code = 3
+    except RuntimeError as error:
+        # torch's allocator has no kind of its own on the CPU.
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        click.echo("weft: out of memory. Use a smaller base, --batch-size or --max-tokens.", err=True)
+        code = 3
     sys.exit(code if isinstance(code, int) else 0)

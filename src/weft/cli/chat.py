@@ -76,12 +76,14 @@ class _Talk:
         from weft.generate.engine import stream
         from weft.records import Message
 
+        _refuse_broken(text)
         self.messages.append(Message("user", text))
         ids: list[int] = []
         shown = ""
         if label and not quiet:
             click.echo(f"[{self.name}]")
-        for token in stream(self.base, self.base.chat.prompt(self.messages), self.sampling):
+        prompt = self.base.chat.prompt(self.messages)
+        for token in stream(self.base, prompt, self._within(len(prompt))):
             ids.append(token)
             whole = self.base.chat.decode(ids)
             # A character may need several tokens: until then it decodes to a replacement sign that must not be shown.
@@ -95,9 +97,34 @@ class _Talk:
         self.messages.append(Message("assistant", reply))
         return reply
 
+    def _within(self, prompt_tokens: int) -> Sampling:
+        """The sampling with a limit that the base's context still holds."""
+        from weft.errors import UsageError
+
+        room = self.base.context - prompt_tokens
+        if room < 1:
+            raise UsageError(
+                f"{self.name}: the conversation has {prompt_tokens:,} tokens, which leaves no room for a reply in the "
+                f"context of {self.base.context:,}. Begin a new one with /new, or shorten the message."
+            )
+        return self.sampling.model_copy(update={"max_tokens": min(self.sampling.max_tokens, room)})
+
+
+def _refuse_broken(text: str) -> None:
+    from weft.errors import UsageError
+
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the message is not UTF-8 text at character {error.start + 1}. Write it as UTF-8.") from None
+
 
 def _read_line() -> str | None:
+    from weft.errors import UsageError
+
     try:
         return input("you> " if sys.stdin.isatty() else "")
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the input is not UTF-8 text ({error.reason}). Write it as UTF-8.") from None

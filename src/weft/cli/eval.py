@@ -13,7 +13,8 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
     from weft.cli.terminal import TerminalProgress, print_json
     from weft.road.side_by_side import side_by_side
 
-    result = side_by_side(runs, TerminalProgress())
+    with TerminalProgress() as progress:
+        result = side_by_side(runs, progress)
     if as_json:
         print_json(result)
         return

@@ -24,7 +24,9 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     from weft.cli.terminal import TerminalProgress
     from weft.road.whole import whole
 
-    show(whole(data, out, file, gather(RoadConfig, values), TerminalProgress()), as_json)
+    with TerminalProgress() as progress:
+        report = whole(data, out, file, gather(RoadConfig, values), progress)
+    show(report, as_json)
 
 
 def show(report: dict[str, Any], as_json: bool) -> None:

@@ -25,6 +25,12 @@ class TerminalProgress:
         self._done = 0
         self._started = self._told = 0.0
 
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()  # a bar that is left open hides the cursor and overwrites the message of what went wrong
+
     def say(self, text: str) -> None:
         self._close()
         self.console.print(text, markup=False, soft_wrap=True)

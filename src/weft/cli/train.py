@@ -21,7 +21,8 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     from weft.cli.terminal import TerminalProgress, print_json
     from weft.road.whole import train_only
 
-    run, record = train_only(data, out, file, gather(RoadConfig, values), TerminalProgress())
+    with TerminalProgress() as progress:
+        run, record = train_only(data, out, file, gather(RoadConfig, values), progress)
     published = run.path(record["result"])
     if as_json:
         print_json({"run": str(run.folder), "adapter": str(published), "training": record})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 # Words, and single letters or digits too: a question may be one word long.
 PATTERN = r"(?u)\b\w+\b"
@@ -15,13 +16,16 @@ class Index:
         import bm25s
 
         self.count = len(texts)
-        self._bm25 = bm25s.BM25()
-        self._bm25.index(self._tokens(texts), show_progress=False)
+        tokens = self._tokens(texts)
+        self._bm25: Any = None
+        if any(tokens):  # texts of signs alone hold nothing to search by, which bm25s refuses
+            self._bm25 = bm25s.BM25()
+            self._bm25.index(tokens, show_progress=False)
 
     def nearest(self, query: str, most: int) -> list[int]:
         """Positions of the best matching texts, best first, at most `most`."""
         tokens = self._tokens([query])[0]
-        known = [token for token in tokens if token in self._bm25.vocab_dict]
+        known = [token for token in tokens if self._bm25 and token in self._bm25.vocab_dict]
         if not known:
             return list(range(min(most, self.count)))
         scores = self._bm25.get_scores(known)
@@ -32,7 +36,5 @@ class Index:
     def _tokens(texts: Sequence[str]) -> list[list[str]]:
         import bm25s
 
-        tokens = bm25s.tokenize(
-            list(texts), token_pattern=PATTERN, stopwords=[], return_ids=False, show_progress=False
-        )
+        tokens = bm25s.tokenize(list(texts), token_pattern=PATTERN, stopwords=[], return_ids=False, show_progress=False)
         return [list(words) for words in tokens]  # type: ignore[union-attr]

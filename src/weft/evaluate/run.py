@@ -50,7 +50,7 @@ def measure(
         whole = base.chat.example((*messages, row.messages[-1]))
         if len(prompt) + limit <= base.context and len(whole.ids) <= base.context:
             requests[number] = Request(tuple(prompt), whole.ids[len(prompt) :])
-    results = answer(base, list(requests.values()), Sampling(max_tokens=limit), progress.advance)
+    results = answer(base, list(requests.values()), Sampling(max_tokens=limit), progress.advance) if requests else []
     seconds = time.monotonic() - started
     by_row = dict(zip(requests, results, strict=True))
 

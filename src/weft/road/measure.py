@@ -93,9 +93,9 @@ class _Road:
 
 
 def keep_card(run: Run, card: Scorecard) -> None:
-    """Write a card into the run and count the look at the sealed rows."""
-    run.write_json(f"scorecards/{card.arm}.{card.split}.json", asdict(card))
+    """Count the look at the sealed rows, then write the card: whatever stops us between, the look was taken."""
     run.event("looked", arm=card.arm, split=card.split, rows=len(card.grades))
+    run.write_json(f"scorecards/{card.arm}.{card.split}.json", asdict(card))
 
 
 def read_card(run: Run, arm: str, split: str = "test") -> Scorecard | None:
@@ -113,8 +113,9 @@ def read_card(run: Run, arm: str, split: str = "test") -> Scorecard | None:
 
 
 def looks(run: Run) -> int:
-    """How often the sealed test has been looked at: one per arm measured on it."""
+    """How often the sealed test has been looked at: one per arm, also where an interruption made it answer twice."""
     path = run.path("events.jsonl")
-    if not path.exists():
-        return 0
-    return sum('"event": "looked"' in line and '"split": "test"' in line for line in path.read_text().splitlines())
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return len(
+        {line.split('"arm": ')[1] for line in lines if '"event": "looked"' in line and '"split": "test"' in line}
+    )

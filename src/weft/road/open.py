@@ -24,8 +24,19 @@ def open_model(name: str) -> tuple[Base, str | None]:
             raise ModelError(f"{name}: this run has no trained model yet. Continue it with: weft run {name}")
         return load_tuned(run), run.settings["run"]["system"]["value"]
     if (folder / lora.ADAPTER_CONFIG).is_file():
-        written = json.loads((folder / lora.ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = load(str(written.get("base_model_name_or_path") or ""))
+        base = load(_base_of(folder))
         lora.load_adapter(base.model, folder)
         return base, None
     return load(name), None
+
+
+def _base_of(adapter: Path) -> str:
+    """The name of the base that an adapter's settings give."""
+    path = adapter / lora.ADAPTER_CONFIG
+    try:
+        name = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}). Write the adapter again.") from None
+    if not name or not isinstance(name, str):
+        raise ModelError(f"{path}: names no base (`base_model_name_or_path`). Write the base's name or folder there.")
+    return name

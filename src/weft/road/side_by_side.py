@@ -24,7 +24,8 @@ def side_by_side(folders: Sequence[str], progress: Progress) -> dict[str, Any]:
     Raises UsageError where a run is not trained yet, or where two runs were tested on different rows.
     """
     for folder in folders:
-        if not Run.open(Path(folder)).has("training.json"):
+        run = Run.open(Path(folder))
+        if not run.has("training.json") and not run.has("report.json"):
             raise UsageError(f"{folder}: this run is not trained yet. Continue it with: weft run {folder}")
     reports = [whole(folder, None, None, {}, progress) for folder in folders]
     if len(folders) == 1:

@@ -87,6 +87,15 @@ def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved
     return settings
 
 
+def rehearse(base: Base, train: Sequence[Conversation], validation: Sequence[Conversation], config: SftConfig) -> None:
+    """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+    _render(base, train, config)
+    _render(base, validation, config)
+    if not config.full:
+        lora.wrap(base.model, config.lora, config.seed)
+        lora.unwrap(base.model)
+
+
 def train(
     run: Run,
     base: Base,
@@ -103,6 +112,7 @@ def train(
     held_out, _ = _render(base, validation, config)
     parameters = _trainable(base.model, config)
     initial = [parameter.detach().clone() for parameter in parameters]
+    torch.manual_seed(config.seed)  # dropout draws from the global generator
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, fused=True)
     best = [parameter.detach().clone() for parameter in parameters]
     state = _resume(run, parameters, best, optimizer)
@@ -135,7 +145,7 @@ def train(
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainError(
                 f"step {state.step + 1}: loss {loss}, gradient norm {norm}; expected finite numbers. "
-                f"Lower --learning-rate (now {peak:g}); the last good state is kept in {run.path('checkpoints')}."
+                f"Nothing is published. Lower --learning-rate (now {peak:g}) and name another --out."
             )
         now = peak * rate(config.schedule, state.step, total, warmup=warmup, decay=total // 5)
         for group in optimizer.param_groups:
@@ -184,8 +194,13 @@ def train(
 
 def _render(base: Base, examples: Sequence[Conversation], config: SftConfig) -> tuple[list[Tokens], list[int]]:
     """Examples as tokens, and the lines of those that are too long."""
+    if not examples:
+        raise TrainError(
+            "there are no validation examples, so nothing tells when to stop: near-duplicates stay in one part, and "
+            "these questions are all alike. Add examples that differ."
+        )
     rendered = [base.chat.example(example.messages, learn=config.learn) for example in examples]
-    most = int(config.max_tokens)
+    most = min(int(config.max_tokens), base.context)
     rows = [row for row in rendered if len(row.ids) <= most]
     if not sum(sum(row.learn) for row in rows):
         raise TrainError(
@@ -220,6 +235,11 @@ def _validate(
     base.model.train()
     loss = -float(torch.cat(parts).mean())
     state.curve["validation"].append((state.step, loss))
+    if not math.isfinite(loss):
+        raise TrainError(
+            f"step {state.step}: validation loss {loss}; expected a finite number. "
+            "Nothing is published. Lower --learning-rate and name another --out."
+        )
     run.metric(step=state.step, validation_loss=loss)
     if loss < state.best_loss - min_improvement:
         state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
@@ -249,6 +269,7 @@ def _save(
 
 def _resume(run: Run, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> _State:
     """State of the newest whole checkpoint, put back in place; a fresh one where there is none."""
+    checkpoint.rotate(run.path("checkpoints"), 2)  # sweeps away what a kill left half written
     folder = checkpoint.latest(run.path("checkpoints"))
     if folder is None:
         run.forget_metrics_after(0)

@@ -19,16 +19,16 @@ def fit(train: Sequence[Conversation], validation: Sequence[Conversation]) -> tu
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import FeatureUnion, make_pipeline
 
+    texts, answers = [example.question for example in train], [example.answer for example in train]
+
     def pipeline(strength: float) -> Any:
-        features = FeatureUnion(
-            [
-                ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
-                ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)),
-            ]
-        )
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+        # Questions such as "?" or "7" hold no word of two letters, which scikit-learn refuses.
+        kinds = [("words", words)] if any(words.build_analyzer()(text) for text in texts) else []
+        features = FeatureUnion([*kinds, ("letters", letters)])
         return make_pipeline(features, LogisticRegression(C=strength, max_iter=300))
 
-    texts, answers = [example.question for example in train], [example.answer for example in train]
     if not validation:
         return pipeline(STRENGTHS[1]).fit(texts, answers), {"C": STRENGTHS[1]}
     best: tuple[float, float, Any] | None = None
