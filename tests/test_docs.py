@@ -24,7 +24,9 @@ def commands(text: str) -> list[list[str]]:
 
 
 def test_the_reference_is_what_the_commands_say_today(root: Path) -> None:
-    done = subprocess.run([sys.executable, "docs/make_reference.py", "--check"], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "docs/make_reference.py", "--check"], cwd=root, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "docs/reference.md is fresh"
 
 

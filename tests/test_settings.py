@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import Field
@@ -59,6 +60,49 @@ def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, text: str, p
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         resolve(Example, environment={}, file=tmp_path / "none.yaml")
+
+
+class Group(Config):
+    """A nested group."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+    alpha: float = 32.0
+    """Strength."""
+
+
+class Outer(Config):
+    """Settings with a group and a union."""
+
+    lora: Group = Group()
+    """The group."""
+    epochs: int | Literal["auto"] = "auto"
+    """Passes."""
+
+
+def test_a_group_is_completed_by_a_later_layer_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "weft.yaml"
+    file.write_text("lora:\n  alpha: 8\n")
+    resolved = resolve(Outer, {"lora": {"r": 2}}, environment={}, file=file)
+    assert (resolved.config.lora.r, resolved.config.lora.alpha) == (2, 8.0)
+    assert resolved.origins["lora"] == "file weft.yaml, flag"
+
+
+def test_mistakes_in_groups_and_unions_are_one_sentence_each() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve(Outer, {"lora": {"rr": 2, "r": 0}, "epochs": "some"}, environment={})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "unknown setting `lora.rr` (flag). Did you mean `r`?"
+    assert any(line.startswith("setting `lora.r` is 0 (flag)") and "Rank." in line for line in lines)
+    assert any(line.startswith("setting `epochs` is 'some'") and " or: " in line for line in lines)
+
+
+def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path) -> None:
+    file = tmp_path / "weft.yaml"
+    file.write_bytes(b"seed: \xff")
+    with pytest.raises(SettingsError, match="not UTF-8 at byte 6"):
+        resolve(Example, environment={}, file=file)
 
 
 def test_a_value_resolved_later_says_from_what() -> None:

@@ -21,14 +21,12 @@ _HOME = {
     "train": "weft.road.whole",
 }
 
-__all__ = [*_HOME, "__version__"]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'weft' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(f"module 'weft' has no attribute {name!r}; it offers {', '.join(_HOME)}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_HOME, "__version__"])

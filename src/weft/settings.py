@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from weft.errors import SettingsError
 
@@ -66,14 +67,16 @@ def resolve(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(kind.model_fields, "default")
     for origin, layer in layers:
-        values.update(layer)
-        for key in layer:
-            origins[key] = f"environment WEFT_{key.upper()}" if origin == "environment" else origin
+        for key, value in layer.items():
+            inner = values.get(key)
+            # A group such as `lora` is completed by later layers, not replaced by them.
+            values[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+            said = f"environment WEFT_{key.upper()}" if origin == "environment" else origin
+            origins[key] = f"{origins[key]}, {said}" if isinstance(inner, dict) else said
     try:
         return Resolved(kind.model_validate(values), {key: origins[key] for key in kind.model_fields})
     except ValidationError as error:
-        problems = [_explain(kind, problem, origins) for problem in error.errors()]
-        raise SettingsError("\n".join(problems)) from None
+        raise SettingsError("\n".join(_explain(kind, error, origins))) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}). Name an existing YAML file.") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
     if values is None:
@@ -90,13 +95,33 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _explain(kind: type[Config], problem: Any, origins: Mapping[str, str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    origin = origins.get(str(problem["loc"][0]), "flag") if problem["loc"] else "settings"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(kind.model_fields), n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else f" Known: {', '.join(kind.model_fields)}."
-        return f"unknown setting `{key}` ({origin}).{hint}"
-    field = kind.model_fields.get(key)
-    meaning = f" `{key}`: {field.description}" if field and field.description else ""
-    return f"setting `{key}` is {problem['input']!r} ({origin}): {problem['msg']}.{meaning}"
+def _explain(kind: type[Config], error: ValidationError, origins: Mapping[str, str]) -> list[str]:
+    """One sentence per setting that is wrong; what the members of `float | "auto"` each say is joined."""
+    unknown: list[str] = []
+    wrong: dict[str, tuple[str, list[str], str]] = {}
+    for problem in error.errors():
+        name, field, known = _place(kind, problem["loc"])
+        origin = origins.get(name.split(".")[0], "flag")
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name.split(".")[-1], known, n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
+            unknown.append(f"unknown setting `{name}` ({origin}). {hint}")
+            continue
+        found = f"setting `{name}` is {problem['input']!r} ({origin})"
+        meaning = f" `{name}`: {field.description}" if field is not None and field.description else ""
+        wrong.setdefault(name, (found, [], meaning))[1].append(problem["msg"])
+    return [*unknown, *(f"{found}: {' or: '.join(said)}.{meaning}" for found, said, meaning in wrong.values())]
+
+
+def _place(kind: type[Config], location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, list[str]]:
+    """The setting's dotted name as far as Configs go, its field, and the names that are known there."""
+    names: list[str] = []
+    field: FieldInfo | None = None
+    for part in location:
+        names.append(str(part))
+        field = kind.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            break
+        kind = inner
+    return ".".join(names), field, list(kind.model_fields)

@@ -139,5 +139,7 @@ def test_the_same_seed_draws_the_same_reply_and_another_seed_another() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_by_number() -> None:
-    with pytest.raises(UsageError, match=r"request 2: 120 prompt tokens and up to 10 .* exceed the context of tiny \(128\)"):
+    with pytest.raises(
+        UsageError, match=r"request 2: 120 prompt tokens and up to 10 .* exceed the context of tiny \(128\)"
+    ):
         answer(qwen(), [Request((5,) * 20), Request((5,) * 120)], Sampling(max_tokens=10))

@@ -27,7 +27,7 @@ def test_logits_and_gradients_equal_those_of_sdpa(kind: str, padded: bool) -> No
         gradient = next(p.grad for p in reversed(list(model.parameters())) if p.grad is not None)
         found.append((logits.detach(), gradient.clone()))
     assert model.config._attn_implementation == attention.NAME
-    for (ours, theirs) in zip(*found, strict=True):
+    for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
@@ -42,7 +42,7 @@ def test_decoding_behind_a_cache_gives_the_logits_of_the_whole() -> None:
     assert torch.allclose(whole, tail, atol=1e-5)
 
 
-def test_a_saved_model_does_not_know_of_it(tmp_path) -> None:  # noqa: ANN001
+def test_a_saved_model_does_not_know_of_it(tmp_path) -> None:
     model = tiny_model("llama")
     attention.use(model)
     model.save_pretrained(tmp_path)

@@ -36,7 +36,7 @@ def test_small_models_of_every_family_load_with_the_same_logits(tmp_path: Path, 
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        assert torch.equal(base.model(ids).logits, reference(ids).logits)
+        assert torch.allclose(base.model(ids).logits, reference(ids).logits, atol=1e-5)
     assert base.context == 256
     assert base.parameters == sum(parameter.numel() for parameter in reference.parameters())
     assert not base.model.training
@@ -291,5 +291,5 @@ def test_the_shipped_fake_is_the_saved_one(tmp_path: Path) -> None:
     loaded, made = load(str(save_base(tmp_path / "x", seed=3))), tiny_base(seed=3)
     ids = torch.arange(9)[None]
     with torch.no_grad():
-        assert torch.equal(loaded.model(ids).logits, made.model(ids).logits)
+        assert torch.allclose(loaded.model(ids).logits, made.model(ids).logits, atol=1e-5)
     assert (made.parameters, made.context) == (loaded.parameters, loaded.context)

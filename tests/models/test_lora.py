@@ -200,7 +200,7 @@ def test_the_bytes_depend_on_the_adapter_alone(tmp_path: Path, monkeypatch: pyte
     [
         (LoraConfig(targets=("q_prj",)), "'q_prj' names no linear layer of this model. Did you mean 'q_proj'"),
         (LoraConfig(targets=()), "the empty list names no linear layer"),
-        (LoraConfig(r=17), r"lora\.r is 17, above the size of 4 target layers .*k_proj: 16"),
+        (LoraConfig(r=17), r"--lora-r is 17, above the size of 4 target layers .*k_proj: 16"),
         (LoraConfig(r=4, targets=("lm_head",)), "names the output head, whose weight is also the input embedding"),
     ],
 )

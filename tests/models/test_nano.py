@@ -36,7 +36,9 @@ CHAT = [
 def test_it_is_a_plain_transformers_folder_without_code():
     assert not [p.name for p in folder().iterdir() if p.suffix == ".py" and p.name != "__init__.py"]
     config = json.loads((folder() / "config.json").read_text())
-    assert config["model_type"] == "qwen3" and config["architectures"] == ["Qwen3ForCausalLM"] and "auto_map" not in config
+    assert (
+        config["model_type"] == "qwen3" and config["architectures"] == ["Qwen3ForCausalLM"] and "auto_map" not in config
+    )
     assert config["tie_word_embeddings"] and config["max_position_embeddings"] >= 1024
 
 
@@ -51,13 +53,17 @@ def test_it_has_six_to_twelve_million_parameters_in_at_most_25_megabytes(model):
 def test_the_vocabulary_has_four_to_eight_thousand_tokens_and_three_control_tokens(tokenizer, model):
     assert 4_000 <= len(tokenizer) <= 8_192 == max(8_192, model.config.vocab_size)
     assert len(tokenizer) == model.config.vocab_size
-    assert {t.content for t in tokenizer.added_tokens_decoder.values()} == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
+    assert {t.content for t in tokenizer.added_tokens_decoder.values()} == {
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+    }
     assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
     assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
 def test_every_text_survives_the_tokenizer(tokenizer):
-    for text in ("Order #4412-B, £3.50 – naïve café\t\n\n  x", '{"a": ["b", null]}', "日本 🙂", "  lead", ""):
+    for text in ("Order #4412-B, £3.50 and naïve café\t\n\n  x", '{"a": ["b", null]}', "日本 🙂", "  lead", ""):
         assert tokenizer.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
 
 
@@ -96,7 +102,9 @@ def test_it_has_learnt_something_and_when_to_stop(model, tokenizer):
     turns = []
     for word in ("red lamp", "Kestrel 40", "AB-7731", "old ferry"):
         turns += [{"role": "user", "content": f"Repeat: {word}"}, {"role": "assistant", "content": word}]
-    prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = tokenizer.apply_chat_template(
+        turns[:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     with torch.no_grad():
         out = model.generate(**prompt, do_sample=False, max_new_tokens=16)
     assert tokenizer.decode(out[0, prompt["input_ids"].shape[1] :]) == "old ferry<|im_end|>"
@@ -128,6 +136,6 @@ def test_the_figures_on_the_card_are_those_that_were_measured(root):
     for kind in ("accuracy", "format"):
         for name, numbers in measured["nano"][kind].items():
             row = f"{name}: {'right' if kind == 'accuracy' else 'in the shown format'}"
-            expected = f"{100 * numbers['value']:.1f} % ({100 * numbers['low']:.1f}–{100 * numbers['high']:.1f})"
+            expected = f"{100 * numbers['value']:.1f} % ({100 * numbers['low']:.1f} to {100 * numbers['high']:.1f})"
             assert shown[row][0] == expected
             assert shown[row][1].startswith(f"{100 * measured['untrained'][kind][name]['value']:.1f} %")

@@ -15,7 +15,11 @@ from weft.train import checkpoint
 
 @pytest.fixture
 def tensors():
-    return {"a": torch.arange(12.0).view(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64), "c": torch.ones(2, dtype=torch.bfloat16)}
+    return {
+        "a": torch.arange(12.0).view(3, 4),
+        "b": torch.tensor([1, 2], dtype=torch.int64),
+        "c": torch.ones(2, dtype=torch.bfloat16),
+    }
 
 
 def test_what_is_saved_comes_back(tmp_path, tensors):

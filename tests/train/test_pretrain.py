@@ -20,9 +20,19 @@ def tiny():
 
     torch.manual_seed(5)
     config = Qwen3Config(
-        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-        max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     return Qwen3ForCausalLM(config)
 
 
@@ -40,7 +50,9 @@ def batches(step: int) -> list[Batch]:
     return made
 
 
-CONFIG = PretrainConfig(steps=24, warmup_steps=4, decay_steps=6, matrix_rate=0.02, other_rate=0.02, log_seconds=1e9, checkpoint_seconds=1e9)
+CONFIG = PretrainConfig(
+    steps=24, warmup_steps=4, decay_steps=6, matrix_rate=0.02, other_rate=0.02, log_seconds=1e9, checkpoint_seconds=1e9
+)
 QUIET = {"report": lambda line: None}
 
 
@@ -79,7 +91,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     newest = checkpoint.latest(tmp_path / "a")
     (newest / checkpoint.TENSORS).write_bytes(b"x")
     again = tiny()
-    pretrain.run(again, batches, config, tmp_path / "a", **QUIET)
+    lines: list[str] = []
+    pretrain.run(again, batches, config, tmp_path / "a", report=lines.append)
+    assert "passed over" in lines[0] and "step-00000006" in lines[0]
     whole = tiny()
     pretrain.run(whole, batches, config, tmp_path / "b", **QUIET)
     expected = weights_of(whole)
@@ -102,7 +116,7 @@ def test_a_loss_that_is_not_finite_is_a_failure(tmp_path):
             made[0].weights[0, 3] = math.inf
         return made
 
-    with pytest.raises(TrainError, match="step 3: loss nan.* Lower matrix_rate"):
+    with pytest.raises(TrainError, match=r"step 3: loss nan.* Lower matrix_rate"):
         pretrain.run(tiny(), poisoned, CONFIG, tmp_path, **QUIET)
     assert checkpoint.latest(tmp_path) is None
 
@@ -122,7 +136,14 @@ def test_watch_is_asked_at_each_checkpoint_in_eval_mode(tmp_path):
         seen.append((step, model.training))
         return {"x": 0.5}
 
-    pretrain.run(tiny(), batches, CONFIG.model_copy(update={"steps": 2, "checkpoint_seconds": 0.0}), tmp_path, watch=watch, **QUIET)
+    pretrain.run(
+        tiny(),
+        batches,
+        CONFIG.model_copy(update={"steps": 2, "checkpoint_seconds": 0.0}),
+        tmp_path,
+        watch=watch,
+        **QUIET,
+    )
     assert seen == [(1, False), (2, False)]
 
 
@@ -157,5 +178,7 @@ def test_muon_has_the_matrices_and_adamw_the_rest_without_decay_of_norms():
 def test_the_length_may_be_decided_late_with_wsd():
     long, short = CONFIG.model_copy(update={"steps": 1000}), CONFIG
     for step in range(CONFIG.steps - CONFIG.decay_steps):
-        a, b = (schedules.rate(c.schedule, step, c.steps, warmup=c.warmup_steps, decay=c.decay_steps) for c in (long, short))
+        a, b = (
+            schedules.rate(c.schedule, step, c.steps, warmup=c.warmup_steps, decay=c.decay_steps) for c in (long, short)
+        )
         assert a == b

@@ -48,7 +48,9 @@ def test_wsd_holds_the_peak_until_the_decay_begins():
 
 
 def test_wsd_before_its_decay_does_not_depend_on_the_length():
-    assert [s.wsd(i, 1000, warmup=5, decay=100) for i in range(80)] == [s.wsd(i, 200, warmup=5, decay=100) for i in range(80)]
+    assert [s.wsd(i, 1000, warmup=5, decay=100) for i in range(80)] == [
+        s.wsd(i, 200, warmup=5, decay=100) for i in range(80)
+    ]
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "wsd"])

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; every expected failure ends in a sentence and its exit code."""
     from weft.errors import WeftError
 
+    # Waiting threads that spin make every step many times slower when something else runs on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = cli.main(arguments, prog_name="weft", standalone_mode=False)
         sys.stdout.flush()

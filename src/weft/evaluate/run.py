@@ -79,7 +79,8 @@ def measure(
         seconds_per_request=seconds / len(rows),
         details=details,
     )
-    progress.finish(_headline(card, task))
+    candidate = f"  [{details['candidate']}]" if split != "test" and "candidate" in details else ""
+    progress.finish(_headline(card, task) + candidate)
     return card
 
 

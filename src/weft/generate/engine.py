@@ -55,6 +55,8 @@ def answer(
 
     Raises UsageError where a prompt leaves no room for its answer in the base's context.
     """
+    if not requests:
+        return []
     _refuse_too_long(base, requests, sampling)
     prefix = _common_prefix([request.prompt for request in requests])
     cache = _prefill(base, prefix) if prefix else None

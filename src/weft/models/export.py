@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from weft.models.load import Base
+from weft.models.load import Base, quiet
 from weft.runs import explained, publish_folder
 
 WEIGHTS = "*.safetensors*"
@@ -21,5 +21,6 @@ def save_model(base: Base, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         keep_out = shutil.ignore_patterns(WEIGHTS, "__pycache__", "*.py", "README.md")
         shutil.copytree(base.folder, temporary, ignore=keep_out)
-        base.model.save_pretrained(temporary)  # type: ignore[operator]
+        with quiet():
+            base.model.save_pretrained(temporary)  # type: ignore[operator]
     publish_folder(temporary, folder)

@@ -80,7 +80,7 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
     import torch
 
     place = torch.device(_device(device))
-    with _quiet():
+    with quiet():
         model = _model(facts, getattr(torch, dtype)).to(place).eval()
         if place.type == "cpu":
             attention.use(model)
@@ -212,7 +212,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers without its warnings and progress bars: what matters is checked and said by weft."""
     from transformers.utils import logging
 

@@ -266,8 +266,8 @@ def _refuse_misfits(model: nn.Module, chosen: dict[str, nn.Module], rank: int) -
     if small:
         name = min(small, key=lambda key: small[key])
         raise UsageError(
-            f"lora.r is {rank}, above the size of {len(small)} target layers ({name}: {small[name]}); such an update "
-            f"would be larger than the layer. Choose --lora.r {small[name]} or less, or fewer lora.targets."
+            f"--lora-r is {rank}, above the size of {len(small)} target layers ({name}: {small[name]}); such an update "
+            f"would be larger than the layer. Choose --lora-r {small[name]} or less, or fewer --lora-targets."
         )
     head = _head(model)
     inputs = getattr(model, "get_input_embeddings", lambda: None)()

@@ -31,13 +31,13 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     return max(0, min(known)) if known else None
 
 
-def require(needed: int, purpose: str, *, root: Path = Path("/")) -> None:
-    """Raise ResourceError where `needed` bytes are more than there are."""
+def require(needed: int, purpose: str, advice: str = "", *, root: Path = Path("/")) -> None:
+    """Raise ResourceError where `needed` bytes are more than there are. `advice`: what else would help."""
     available = available_bytes(root)
     if available is not None and needed > available:
         raise ResourceError(
             f"{purpose} needs about {needed / 1e9:.2f} GB of memory, {available / 1e9:.2f} GB are free. "
-            "Choose a smaller base, close other programs, or raise the container's limit."
+            f"{advice or 'Choose'} a smaller base, close other programs, or raise the container's limit."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,4 +121,5 @@ def _disagreements(prepared: Prepared, cards: Mapping[str, Scorecard]) -> list[d
 def _use(folder: str, published: str | None) -> dict[str, str]:
     if published is None:
         return {}
-    return {"chat": f"weft chat {folder}", "eval": f"weft eval {folder}", "adapter": published}
+    name = shlex.quote(folder)
+    return {"chat": f"weft chat {name}", "eval": f"weft eval {name}", "adapter": published}

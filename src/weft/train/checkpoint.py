@@ -4,7 +4,8 @@
       tensors.safetensors     weights, optimizer and random states by name
       manifest.json           {"format": 1, "state": {...}, "files": {name: {"bytes", "sha256"}}}
 
-No pickle anywhere. `state` is the caller's JSON (step, fingerprints, schedule position); the caller compares fingerprints.
+No pickle anywhere. `state` is the caller's JSON (step, fingerprints, schedule position); the caller compares
+fingerprints.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _sync(path: Path) -> None:
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that `folder` holds all of it or does not exist; an existing one of that name is replaced."""
+    """Write a checkpoint so that `folder` holds all of it or does not exist; one of that name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     part.mkdir()
@@ -84,7 +85,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if manifest["format"] != 1:
             raise DamageError(
-                f"{folder}: checkpoint format {manifest['format']!r}, expected 1. It was written by another version of weft; use that one."
+                f"{folder}: checkpoint format {manifest['format']!r}, expected 1. "
+                "Another version of weft wrote it; use that one."
             )
         state, files = manifest["state"], manifest["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
@@ -100,8 +102,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             )
         if path.stat().st_size != size or _sha256(path) != digest:
             raise DamageError(
-                f"{path}: {path.stat().st_size} bytes whose SHA-256 is not the one of the manifest ({size} bytes, {digest[:12]}…). "
-                f"The disk or a copy damaged it. Delete {folder}; an earlier checkpoint will be used."
+                f"{path}: {path.stat().st_size} bytes whose SHA-256 is not the one of the manifest ({size} bytes, "
+                f"{digest[:12]}…). The disk or a copy damaged it. Delete {folder}; an earlier checkpoint will be used."
             )
     try:
         return load_file(folder / TENSORS), state
@@ -172,7 +174,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """The tensors of an optimizer's state as `prefix.INDEX.NAME`, the index counting parameters in order of the groups."""
+    """The tensors of an optimizer's state as `prefix.INDEX.NAME`; INDEX counts parameters in order of the groups."""
     packed = optimizer.state_dict()["state"]
     return {
         f"{prefix}.{index}.{name}": torch.as_tensor(value)
@@ -183,7 +185,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Put back what `optimizer_tensors` took; groups, rates and other hyperparameters stay as the optimizer was made."""
+    """Put back what `optimizer_tensors` took; rates and other hyperparameters stay as the optimizer was made."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix + "."):

@@ -1,10 +1,10 @@
 """Pretraining of a causal language model: a loop over batches that are a function of the step alone.
 
-The caller gives `batches(step) -> [Batch, …]`: right-padded ids with a loss weight per token. Since the step alone decides the
-rows, resuming needs neither a replay nor a saved generator, and an interrupted run ends in the same bytes as an undisturbed one.
-Hidden matrices learn by Muon (Jordan et al. 2024; torch.optim.Muon with the AdamW-matched rate of Liu et al. 2025,
-arXiv:2502.16982), embeddings and norms by AdamW. Left out on purpose: several devices, attention masks (right padding under
-causal attention is exact), evaluation (the caller's `watch` does it).
+The caller gives `batches(step) -> [Batch, …]`: right-padded ids with a loss weight per token. Since the step alone
+decides the rows, resuming needs neither a replay nor a saved generator, and an interrupted run ends in the same bytes
+as an undisturbed one. Hidden matrices learn by Muon (Jordan et al. 2024; torch.optim.Muon with the AdamW-matched rate
+of Liu et al. 2025, arXiv:2502.16982), embeddings and norms by AdamW. Left out on purpose: several devices, attention
+masks (right padding under causal attention is exact), evaluation (the caller's `watch` does it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from weft.errors import DamageError, TrainError
 from weft.settings import Config
 from weft.train import checkpoint, schedules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PretrainConfig(Config):
@@ -68,7 +71,7 @@ class Batch:
     ids: Tensor
     """(B, T) int64, padded on the right."""
     weights: Tensor
-    """(B, T) float32; `weights[b, t]` is the weight of predicting `ids[b, t]` from what stands before it; 0 on padding."""
+    """(B, T) float32; `weights[b, t]` is the weight of predicting `ids[b, t]` from those before it; 0 on padding."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[float]]], length: int, 
 
 
 def weighted_loss(hidden: Tensor, head: nn.Module, batch: Batch, chunk: int = 1024) -> Tensor:
-    """Sum over tokens of weight × cross-entropy; logits (N, V) only for the N tokens that have weight, `chunk` at a time.
+    """Sum of weight times cross-entropy; logits (N, V) only for the N tokens that have weight, `chunk` at a time.
 
     hidden: (B, T, D), the model's last states.
     """
@@ -145,19 +148,22 @@ def _save(folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer],
     return path
 
 
-def _restore(folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer]) -> dict:
+def _restore(
+    folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer], report: Callable[[str], None]
+) -> dict:
     """State of the newest sound checkpoint put into model and optimizers; {} when there is none."""
     for path in reversed(checkpoint.all_in(folder)):
         try:
             tensors, state = checkpoint.load(path)
-        except DamageError:
-            continue  # the one before it is whole; the damaged one is replaced when its step comes again
+        except DamageError as error:
+            report(f"passed over: {error}")  # it is replaced when its step comes again
+            continue
         own = dict(model.named_parameters())
         given = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         if own.keys() != given.keys() or any(own[n].shape != given[n].shape for n in own):
             raise TrainError(
-                f"{path}: holds another model ({len(given)} tensors), this one has {len(own)} of other names or shapes. "
-                "Give the settings that the run began with, or an empty folder."
+                f"{path}: holds another model ({len(given)} tensors), this one has {len(own)} of other names or "
+                "shapes. Give the settings that the run began with, or an empty folder."
             )
         with torch.no_grad():
             for name, parameter in own.items():
@@ -170,30 +176,31 @@ def _restore(folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimize
 
 
 def run(
-    model: nn.Module,
+    model: PreTrainedModel,
     batches: Callable[[int], Sequence[Batch]],
     config: PretrainConfig,
     folder: Path,
     *,
-    watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    watch: Callable[[PreTrainedModel, int], dict[str, float]] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Result:
-    """Train `model` (a transformers causal language model) in place, from the newest checkpoint in `folder` if there is one.
+    """Train `model` (a transformers causal language model) in place, from the newest checkpoint in `folder` if any.
 
-    `watch(model, step)` gives named numbers at each checkpoint. `stop_after` ends this call early, after that step, with a checkpoint.
+    `watch(model, step)` gives named numbers at each checkpoint. `stop_after` ends this call early, after that step,
+    with a checkpoint.
     Raises TrainError on a loss or gradient that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     made = optimizers(model, config)
-    state = _restore(folder, model, made)
+    state = _restore(folder, model, made, report)
     step, tokens, seconds, loss = (
         state.get(k, d) for k, d in (("step", 0), ("tokens", 0), ("seconds", 0.0), ("loss", math.nan))
     )
-    body = model.base_model
+    body: Any = model.base_model
     forward = torch.compile(body, dynamic=False) if config.compile else body
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     end = min(config.steps, stop_after or config.steps)
     began = logged = saved = time.monotonic()
     logged_tokens, history = tokens, []
@@ -223,7 +230,8 @@ def run(
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise TrainError(
                 f"step {step}: loss {total}, gradient norm {norm}; expected finite numbers. "
-                f"Lower matrix_rate ({config.matrix_rate}) or other_rate ({config.other_rate}) and go on from the last checkpoint."
+                f"Lower matrix_rate ({config.matrix_rate}) or other_rate ({config.other_rate}) and go on from the last "
+                "checkpoint."
             )
         for optimizer in made:
             optimizer.step()
@@ -235,9 +243,15 @@ def run(
             speed = (tokens - logged_tokens) / max(now - logged, 1e-9)
             left = (now - logged) / len(history) * (config.steps - step)
             line = {
-                "step": step, "tokens": tokens, "loss": sum(history) / len(history), "gradient_norm": norm, "rate": scale,
-                "tokens_per_second": round(speed), "seconds": round(seconds + now - began), "seconds_left": round(left),
-            }  # fmt: skip
+                "step": step,
+                "tokens": tokens,
+                "loss": sum(history) / len(history),
+                "gradient_norm": norm,
+                "rate": scale,
+                "tokens_per_second": round(speed),
+                "seconds": round(seconds + now - began),
+                "seconds_left": round(left),
+            }
             _log(folder, line, report)
             logged, logged_tokens, history = now, tokens, []
         if now - saved >= config.checkpoint_seconds or step == end:

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step, from 0 to 1, to be multiplied by the peak rate.
 
-Steps count from 0. Warm-up rises linearly and reaches 1 at step `warmup`. `wsd` (warm-up, stable, decay: Hu et al. 2024,
-arXiv:2404.06395) holds the peak, so that the length may be decided late, and falls linearly at the end.
+Steps count from 0. Warm-up rises linearly and reaches 1 at step `warmup`. `wsd` (warm-up, stable, decay: Hu et al.
+2024, arXiv:2404.06395) holds the peak, so that the length may be decided late, and falls linearly at the end.
 """
 
 from __future__ import annotations

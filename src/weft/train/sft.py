@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import TrainError
-from weft.models import lora
+from weft.models import lora, memory
 from weft.models.export import save_model
 from weft.models.load import Base
 from weft.models.logprobs import learned_logprobs
@@ -27,6 +27,7 @@ from weft.runs import Run, explained
 from weft.settings import Resolved
 from weft.train import auto, checkpoint
 from weft.train.batches import epoch_batches, micro_batches
+from weft.train.needs import training_bytes
 from weft.train.schedules import rate
 from weft.train.sft_config import SftConfig
 
@@ -89,11 +90,24 @@ def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved
 
 def rehearse(base: Base, train: Sequence[Conversation], validation: Sequence[Conversation], config: SftConfig) -> None:
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
-    _render(base, train, config)
-    _render(base, validation, config)
+    rows, _ = _render(base, train, config)
+    held_out, _ = _render(base, validation, config)
+    trained = base.parameters
     if not config.full:
-        lora.wrap(base.model, config.lora, config.seed)
+        trained = sum(parameter.numel() for parameter in lora.wrap(base.model, config.lora, config.seed))
         lora.unwrap(base.model)
+    needed = needed_bytes(base, [*rows, *held_out], trained, config)
+    memory.require(
+        needed, f"training {trained:,} parameters of {base.name}", "Lower --max-tokens or --batch-size, choose"
+    )
+
+
+def needed_bytes(base: Base, rows: Sequence[Tokens], trained: int, config: SftConfig) -> int:
+    """Peak memory of a step beyond the loaded weights, from above."""
+    longest = max(len(row.ids) for row in rows)
+    tokens = max(longest, min(MICRO_TOKENS, config.batch_size * longest))
+    learned = max(sum(row.learn) for row in rows)
+    return training_bytes(base.model.config, trained, tokens, longest, learned)
 
 
 def train(

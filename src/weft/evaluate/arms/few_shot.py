@@ -50,5 +50,6 @@ def _arm(
     return Arm("few-shot", messages, {"candidate": candidate, "most_shots": MOST_SHOTS})
 
 
-def _turns(example: Conversation) -> tuple[Message, Message]:
-    return Message("user", example.question), Message("assistant", example.answer)
+def _turns(example: Conversation) -> tuple[Message, ...]:
+    """An example's turns without its system message, which the asked one has already."""
+    return tuple(message for message in example.messages if message.role != "system")
