@@ -60,7 +60,7 @@ def test_a_refused_write_names_the_way_out(tmp_path: Path, monkeypatch: pytest.M
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ResourceError, match="no permission to write here. Name another folder with --out"):
+    with pytest.raises(ResourceError, match=r"no permission to write here\. Name another folder with --out"):
         Run.create(tmp_path / "r", SETTINGS)
 
 

@@ -16,7 +16,11 @@ from weft.testing import tiny_base
 from weft.train import sft
 
 MEASURE = """
-import resource, sys, torch
+import torch
+from pathlib import Path
+def high_water():  # ru_maxrss would begin with the memory of the process we were forked from
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 torch.set_num_threads(1)
 from weft.models.logprobs import learned_logprobs
 from weft.models import attention
@@ -29,9 +33,9 @@ model = Qwen3ForCausalLM(config).train()
 attention.use(model)
 rows = [Tokens(tuple(range(LENGTH)), (False,) * (LENGTH - 60) + (True,) * 60)] * COUNT
 learned_logprobs(model, [Tokens((1, 2, 3), (False, True, True))]).sum().backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = high_water()
 learned_logprobs(model, rows).sum().backward()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+peak = high_water() - before
 print(peak, training_bytes(config, 0, LENGTH * COUNT, LENGTH, 60))
 """
 
