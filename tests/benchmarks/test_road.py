@@ -92,6 +92,7 @@ assert small.exit_code == 3 and small.last == "last words", small
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
+
 def test_rows_that_were_measured_one_by_one_come_together_in_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

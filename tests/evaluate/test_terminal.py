@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from weft.evaluate.report import charts
 from weft.evaluate.terminal import print_report
 
 Console = pytest.importorskip("rich.console").Console
@@ -70,3 +71,12 @@ def test_findings_beyond_the_first_kinds_are_counted(sample):
     ]
     text = printed(report)
     assert "rule-5" in text and "rule-6" not in text and "and findings of 3 other kinds." in text
+
+
+def test_a_curve_fits_into_a_line_and_keeps_its_ends() -> None:
+    falling = [[step, 4.0 / step] for step in range(1, 400)]
+    line = charts.in_a_line(falling, width=40)
+    first, drawn, last = line.split()
+    assert len(drawn) <= 40 and drawn[0] == "█" and drawn[-1] == "▁"
+    assert float(first) > float(last)
+    assert charts.in_a_line([[1, 2.0]]) == "" == charts.in_a_line(None)

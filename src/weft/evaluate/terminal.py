@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from weft.evaluate.report import view, words
+from weft.evaluate.report import charts, view, words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -142,6 +142,10 @@ def _training(report: Mapping[str, Any], console: Console) -> None:
     found = view.facts(record)
     for name, fact in found:
         _say(console, f"{name}: {fact}", indent=2, hanging=2)
+    curve = record.get("curve") or {}
+    for name in ("train", "validation"):
+        if line := charts.in_a_line(curve.get(name)):
+            _say(console, f"{name:<10} {line}", indent=2)
     if caption := view.curve_in_words(record):
         _say(console, caption, indent=2, hanging=2)
 

@@ -17,6 +17,7 @@ from weft.records import Conversation, Dataset, Finding, Split
 from weft.road.settings import DataConfig
 from weft.tasks import Task, infer
 
+MOST_TOLD = 8
 FEWEST = 10
 """Examples below which there is nothing to split; the fine-tuning API asks for as many."""
 
@@ -67,7 +68,17 @@ def prepare(data: Path, config: DataConfig, chat: Chat, context: int, progress: 
         f"{dataset.rows:,} rows as {dataset.layout}; {len(parts.train):,} to train on, "
         f"{len(parts.validation):,} to choose by, {len(parts.test):,} sealed for the test"
     )
+    for finding in _most_serious(findings):
+        place = f"line {finding.line}: " if finding.line else ""
+        progress.say(f"    {finding.severity}: {place}{finding.message}")
     return Prepared(dataset, findings, parts, task)
+
+
+def _most_serious(findings: tuple[Finding, ...]) -> list[Finding]:
+    """What is worth a line before the long work begins: errors, then warnings; the report has all of them."""
+    order = {"error": 0, "warning": 1}
+    serious = [finding for finding in findings if finding.severity in order]
+    return sorted(serious, key=lambda finding: order[finding.severity])[:MOST_TOLD]
 
 
 def _sealed(test: tuple[Conversation, ...], most: int) -> tuple[Conversation, ...]:

@@ -16,6 +16,7 @@ from weft.evaluate.report.words import is_number
 Points = Sequence[tuple[float, float]]
 """(step, loss in nats per token)."""
 
+BLOCKS = "▁▂▃▄▅▆▇█"
 MOST_POINTS = 160
 _COLOURS = {"#000001": "var(--muted)", "#000002": "var(--accent)", "#000003": "var(--ink)", "#000004": "var(--line)"}
 _MUTED, _ACCENT, _INK, _LINE = _COLOURS
@@ -31,6 +32,17 @@ def thinned(points: Points, most: int = MOST_POINTS) -> tuple[list[tuple[float, 
     size = -(-len(points) // most) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(s for s, _ in g) / len(g), sum(v for _, v in g) / len(g)) for g in groups], size
+
+
+def in_a_line(points: Sequence[Sequence[Any]] | None, width: int = 48) -> str:
+    """A curve as one line of block characters between its first and last value; empty without points."""
+    found, _ = thinned(finite(points), width)
+    if len(found) < 2:
+        return ""
+    losses = [loss for _, loss in found]
+    low, spread = min(losses), (max(losses) - min(losses)) or 1.0
+    drawn = "".join(BLOCKS[round((loss - low) / spread * (len(BLOCKS) - 1))] for loss in losses)
+    return f"{losses[0]:.3f} {drawn} {losses[-1]:.3f}"
 
 
 def loss_curves(train: Points, validation: Points, best_step: int | None, *, width: float, height: float) -> str:
