@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def test_right_answers_are_counted_and_tokens_are_those_of_prompt_and_reply(monk
 
 def test_the_limit_of_an_answer_follows_the_training_answers() -> None:
     longest = max(len(row.answer) for row in ROWS) + 1  # bytes, and the end token
-    assert answer_limit(BASE.chat, ROWS, 256) == -(-longest * 5 // 4) + 4
+    assert answer_limit(BASE.chat, ROWS, 256) == math.ceil(1.1 * longest) + 4
     assert answer_limit(BASE.chat, ROWS, 20) == 10
 
 

@@ -21,7 +21,7 @@ from weft.progress import Progress
 from weft.records import Conversation, Grade, Scorecard, SplitName
 from weft.tasks import Task
 
-ROOM_FACTOR = 1.25
+ROOM_FACTOR = 1.1
 """Answers may be this much longer than the longest training answer before they are cut."""
 
 

@@ -15,19 +15,22 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 
 from weft.errors import ModelError, UsageError
+from weft.generate.cache import empty_cache
 from weft.generate.sampling import pick
 from weft.generate.sampling_config import Sampling
 from weft.models.load import Base
 
 ROWS = 128
-TOKENS = 24_576
+TOKENS = 49_152
 """Largest batch, in rows and in tokens of prompt and answer."""
 LOGITS = 64_000_000
 """Most logits held at once, as numbers."""
 SHORTEST_PREFIX = 16
+KEPT_SHARE = 0.75
+"""Rows are copied together once no more than this share of them is still going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def stream(base: Base, prompt: Sequence[int], sampling: Sampling) -> Iterator[in
 
 
 def _finished(
-    base: Base, chunk: Sequence[Request], sampling: Sampling, prefix: int, cache: DynamicCache | None
+    base: Base, chunk: Sequence[Request], sampling: Sampling, prefix: int, cache: Cache | None
 ) -> list[Result]:
     batch = _Batch(base, chunk, sampling, prefix, cache)
     if not _padding_shifts_window(base, chunk, sampling):
@@ -99,17 +102,18 @@ def _finished(
 
 
 class _Batch:
-    """Rows that are decoded in step. Finished rows leave once they are half of what is left."""
+    """Rows that are decoded in step. Finished rows leave the tensors once they are a quarter of them."""
 
     def __init__(
-        self, base: Base, requests: Sequence[Request], sampling: Sampling, prefix: int, cache: DynamicCache | None
+        self, base: Base, requests: Sequence[Request], sampling: Sampling, prefix: int, cache: Cache | None
     ) -> None:
         self.base, self.sampling, self.requests = base, sampling, requests
         self.generated: list[list[int]] = [[] for _ in requests]
         self.reasons: list[Literal["stop", "length"]] = ["length"] * len(requests)
-        self.live = list(range(len(requests)))
-        self.generators = [torch.Generator().manual_seed(sampling.seed + row) for row in self.live]
-        self.cache = _expanded(cache, len(requests)) if cache is not None else DynamicCache()
+        self.rows = list(range(len(requests)))  # in the order of the tensors; finished ones stay for a while
+        self.live = set(self.rows)
+        self.generators = [torch.Generator().manual_seed(sampling.seed + row) for row in self.rows]
+        self.cache = _expanded(cache, len(requests)) if cache is not None else empty_cache()
         self.log_losses: list[float | None] = [None] * len(requests)
         self._prompt_pass(prefix)
 
@@ -136,31 +140,32 @@ class _Batch:
         self._take(logits[rows_index, ends - 1 - first])
 
     def step(self) -> None:
-        """One more token for each live row."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.live), 1)], -1)
-        last = torch.tensor([[self.generated[row][-1]] for row in self.live], device=self.base.device)
+        """One more token for each row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], -1)
+        last = torch.tensor([self.generated[row][-1:] or [0] for row in self.rows], device=self.base.device)
         logits = _forward(self.base, last, self.positions[:, None], self.cache, self.mask, 1)
         self.positions = self.positions + 1
         self._take(logits[:, -1])
 
     def _take(self, logits: Tensor) -> None:
-        """Append the picked tokens and let finished rows go. logits (live rows, V)."""
-        picked = pick(logits, self.sampling, [self.generators[row] for row in self.live]).tolist()
-        going = []
-        for place, (row, token) in enumerate(zip(self.live, picked, strict=True)):
+        """Append the picked tokens of live rows. logits (rows, V)."""
+        picked = pick(logits, self.sampling, [self.generators[row] for row in self.rows]).tolist()
+        for row, token in zip(self.rows, picked, strict=True):
+            if row not in self.live:
+                continue
             if token in self.base.chat.end_ids:
                 self.reasons[row] = "stop"
+                self.live.discard(row)
                 continue
             self.generated[row].append(token)
-            if len(self.generated[row]) < self.sampling.max_tokens:
-                going.append(place)
-        if len(going) < len(self.live):
-            self._select(going)
+            if len(self.generated[row]) >= self.sampling.max_tokens:
+                self.live.discard(row)
+        if self.live and len(self.live) <= KEPT_SHARE * len(self.rows):
+            self._let_finished_rows_go()
 
-    def _select(self, places: list[int]) -> None:
-        self.live = [self.live[place] for place in places]
-        if not places:
-            return
+    def _let_finished_rows_go(self) -> None:
+        places = [place for place, row in enumerate(self.rows) if row in self.live]
+        self.rows = [self.rows[place] for place in places]
         index = torch.tensor(places, device=self.base.device)
         self.positions, self.mask = self.positions[index], self.mask[index]
         self.cache.batch_select_indices(index)
@@ -172,7 +177,7 @@ class _Batch:
         ]
 
 
-def _forward(base: Base, ids: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int) -> Tensor:
+def _forward(base: Base, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None, keep: int) -> Tensor:
     """Logits of the last `keep` columns: ids (B, T) behind what the cache holds → (B, keep, V)."""
     output: Any = base.model(
         input_ids=ids,
@@ -185,16 +190,16 @@ def _forward(base: Base, ids: Tensor, positions: Tensor, cache: DynamicCache, ma
     return output.logits
 
 
-def _prefill(base: Base, prefix: tuple[int, ...]) -> DynamicCache:
-    cache = DynamicCache()
+def _prefill(base: Base, prefix: tuple[int, ...]) -> Cache:
+    cache = empty_cache()
     ids = torch.tensor([prefix], device=base.device)
     _forward(base, ids, torch.arange(len(prefix), device=base.device)[None], cache, None, 1)
     return cache
 
 
-def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
+def _expanded(cache: Cache, rows: int) -> Cache:
     """The one-row cache for each of `rows` rows."""
-    copy = DynamicCache()
+    copy = empty_cache()
     for index, layer in enumerate(cache.layers):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None:

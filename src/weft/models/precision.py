@@ -25,6 +25,14 @@ def settle() -> str:
     return "float32, default route"
 
 
+def for_training(device: torch.device) -> str:
+    """`bfloat16` where the device multiplies such numbers in hardware, else `float32`. Never a matter of timing."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    tells = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private names: absent ones mean no
+    return "bfloat16" if any(getattr(torch.cpu, name, lambda: False)() for name in tells) else "float32"
+
+
 def _relative_error() -> float:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(512, 512, generator=generator) for _ in range(2))

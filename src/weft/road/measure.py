@@ -15,7 +15,7 @@ from weft.records import Grade, Interval, Scorecard
 from weft.road.prepare import Prepared
 from weft.runs import Run
 
-RETRIEVAL_CHOICE_ROWS = 24
+RETRIEVAL_CHOICE_ROWS = 12
 """Validation rows for arms with long prompts: each candidate costs a prompt of the whole context per row."""
 
 

@@ -29,7 +29,7 @@ class DataConfig(Config):
     """The grader that decides, where the one inferred is not wanted."""
     test_rows: int = Field(default=1000, ge=20)
     """Most test rows that every arm answers (a larger test split is cut to the same rows for all)."""
-    choice_rows: int = Field(default=48, ge=4)
+    choice_rows: int = Field(default=24, ge=4)
     """Validation rows on which prompts and shots are chosen."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import TrainError
-from weft.models import lora, memory
+from weft.models import lora, memory, precision
 from weft.models.export import save_model
 from weft.models.load import Base
 from weft.models.logprobs import learned_logprobs
@@ -80,6 +80,10 @@ def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved
     if config.epochs == "auto":
         epochs, why = auto.epochs(examples)
         settings = settings.replace(why, epochs=epochs)
+    if config.precision == "auto":
+        settings = settings.replace(
+            "auto: what the processor multiplies", precision=precision.for_training(base.device)
+        )
     if config.max_tokens == "auto":
         settings = settings.replace(f"auto: the context of {base.name}", max_tokens=base.context)
     if config.validate_every == "auto":
@@ -152,7 +156,8 @@ def train(
         learned = sum(sum(row.learn) for row in step_rows)
         loss = 0.0
         for part in micro_batches(step_rows, MICRO_TOKENS):
-            part_loss = -learned_logprobs(base.model, part).sum() / learned
+            with _numbers(base, config):
+                part_loss = -learned_logprobs(base.model, part).sum() / learned
             part_loss.backward()
             loss += float(part_loss.detach())
         norm = float(nn.utils.clip_grad_norm_(parameters, config.clip))
@@ -175,13 +180,13 @@ def train(
         progress.advance(1, _note(state, loss))
 
         if state.step % every == 0 or state.step == total:
-            _validate(run, base, held_out, parameters, best, state, config.min_improvement)
+            _validate(run, base, held_out, parameters, best, state, config)
             if state.looks_without_gain >= config.patience:
                 stopped = f"validation loss has not improved for {config.patience} looks"
                 break
         if config.max_minutes and state.seconds > 60 * config.max_minutes:
             if state.best_step < 0:
-                _validate(run, base, held_out, parameters, best, state, config.min_improvement)
+                _validate(run, base, held_out, parameters, best, state, config)
             stopped = f"the time limit of {config.max_minutes:g} minutes"
             break
         if time.monotonic() - saved > SAVE_SECONDS:
@@ -224,6 +229,11 @@ def _render(base: Base, examples: Sequence[Conversation], config: SftConfig) -> 
     return rows, [example.line for example, row in zip(examples, rendered, strict=True) if len(row.ids) > most]
 
 
+def _numbers(base: Base, config: SftConfig) -> torch.autocast:
+    """The arithmetic of a forward pass: parameters stay as they are, products are made in the chosen precision."""
+    return torch.autocast(base.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
 def _trainable(model: nn.Module, config: SftConfig) -> list[nn.Parameter]:
     if not config.full:
         return lora.wrap(model, config.lora, config.seed)
@@ -240,11 +250,11 @@ def _validate(
     parameters: Sequence[Tensor],
     best: Sequence[Tensor],
     state: _State,
-    min_improvement: float,
+    config: SftConfig,
 ) -> None:
     """Look at the validation loss; keep a copy of the parameters where it is the best so far."""
     base.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _numbers(base, config):
         parts = [learned_logprobs(base.model, part) for part in micro_batches(rows, MICRO_TOKENS)]
     base.model.train()
     loss = -float(torch.cat(parts).mean())
@@ -255,7 +265,7 @@ def _validate(
             "Nothing is published. Lower --learning-rate and name another --out."
         )
     run.metric(step=state.step, validation_loss=loss)
-    if loss < state.best_loss - min_improvement:
+    if loss < state.best_loss - config.min_improvement:
         state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
         with torch.no_grad():
             for kept, parameter in zip(best, parameters, strict=True):

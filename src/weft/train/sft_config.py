@@ -32,6 +32,8 @@ class SftConfig(Config):
     """AdamW's decoupled weight decay."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient; a larger one is scaled down."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers that training multiplies; what is trained stays float32. `auto`: bfloat16 where the processor has it."""
     max_tokens: int | Literal["auto"] = "auto"
     """Longest example in tokens; longer ones are left out and counted, never cut. `auto`: the base's context."""
     learn: Literal["last", "all"] = "last"
