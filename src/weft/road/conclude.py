@@ -119,7 +119,8 @@ def _disagreements(prepared: Prepared, cards: Mapping[str, Scorecard]) -> list[d
 
 
 def _use(folder: str, published: str | None) -> dict[str, str]:
+    page = {"report": f"{folder}/report.html"}
     if published is None:
-        return {}
+        return page
     name = shlex.quote(folder)
-    return {"chat": f"weft chat {name}", "eval": f"weft eval {name}", "adapter": published}
+    return {**page, "adapter": published, "chat": f"weft chat {name}", "eval": f"weft eval {name}"}

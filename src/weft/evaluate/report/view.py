@@ -18,7 +18,7 @@ MATRIX_LABELS = 12
 PAIRS = 12
 SHOWN_PER_RULE = 4
 DISAGREEMENTS = 10
-USES = {"chat": "Talk to it", "eval": "Measure it again", "adapter": "The adapter, in PEFT's file format"}
+USES = {"chat": "Talk to it", "eval": "Measure it again", "adapter": "The trained weights"}
 
 
 def page(report: Mapping[str, Any]) -> dict[str, Any]:
