@@ -11,8 +11,8 @@ import math
 
 FULL_RATE_AT_8B = 3e-5
 """A peak rate for full fine-tuning of an 8-billion-parameter model with AdamW."""
-MOST_FULL, MOST_LORA = 2e-3, 1e-2
-"""Rates beyond which small models were not tried."""
+MOST_FULL, MOST_LORA = 2e-3, 4e-3
+"""Highest rates. On the intents example LoRA at 1e-2 ended at 21 % right, at 3e-3 at 80 %."""
 
 
 def learning_rate(parameters: int, full: bool) -> tuple[float, str]:
