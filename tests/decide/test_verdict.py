@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from weft.decide.controls import constant_control, swapped_control
-from weft.decide.verdict import Verdict, decide, settled_without_arms
+from weft.decide.verdict import BLIND, Verdict, decide, settled_without_arms
+from weft.evaluate.compare import newcombe
 from weft.evaluate.score import summarise
 from weft.records import Conversation, Finding, Message, Scorecard
 from weft.tasks import Task, infer
@@ -315,3 +316,15 @@ def test_an_unknown_arm_is_named() -> None:
 def test_nothing_measured_is_no_verdict() -> None:
     with pytest.raises(ValueError, match="no scorecards: at least one arm"):
         decide(labels(), {}, [], sizes={"train": 90, "validation": 10, "test": 30})
+
+
+def test_five_points_need_about_120_rows_to_be_excluded_where_two_equal_arms_differ_in_4_percent() -> None:
+    def widest(rows: int) -> float:
+        first, second = np.ones(rows, bool), np.ones(rows, bool)
+        apart, together = round(0.02 * rows), round(0.04 * rows)
+        first[:apart] = second[apart : 2 * apart] = False
+        first[2 * apart : 2 * apart + together] = second[2 * apart : 2 * apart + together] = False
+        return newcombe(first, second)[1]
+
+    assert widest(100) > 0.05 > widest(129)
+    assert widest(100) < BLIND

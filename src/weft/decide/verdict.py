@@ -38,7 +38,7 @@ FEWEST_TEST_ROWS = 20
 SMALL_TEST = 200
 """With fewer rows than this, "not significantly worse" alone proves nothing: the interval must also exclude BLIND."""
 BLIND = 0.10
-"""A drop that nobody would accept unseen. (Five points would be fairer, but fewer than about 150 rows cannot exclude
+"""A drop that nobody would accept unseen. (Five points would be fairer, but fewer than about 120 rows cannot exclude
 them even for two arms that differ in 4 % of the rows: every small set would end in `more-data`.)"""
 _FORMAT = "format_consistency"
 
