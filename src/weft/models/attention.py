@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "weft_short_rows"
 SHORT = 512
@@ -36,17 +37,37 @@ def attend(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return over_rows(query, key, value, attention_mask, options.get("scaling")), None
+
+
+def over_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+    """query (B, H, T, D); key, value (B, K, S, D) with K dividing H; mask (B or 1, 1, T, S) → (B, T, H, D).
+
+    Without a mask the queries are the last T of the S places and see all before them.
+    """
     rows, heads, length, width = query.shape
     kept, seen = key.shape[1], key.shape[2]
+    factor = width**-0.5 if scale is None else scale
+    if length >= SHORT:
+        return _kernel(query, key, value, mask, factor)
     group = heads // kept
-    scale = options.get("scaling") or width**-0.5
     # The query heads of one key head are laid end to end, so keys are never repeated in memory.
-    folded = (query * scale).reshape(rows * kept, group * length, width)
+    folded = (query * factor).reshape(rows * kept, group * length, width)
     scores = torch.bmm(folded, key.reshape(rows * kept, seen, width).transpose(1, 2))
-    scores = _masked(scores.view(rows, heads, length, seen), attention_mask)
+    scores = _masked(scores.view(rows, heads, length, seen), mask)
     weights = scores.softmax(-1).view(rows * kept, group * length, seen)
     out = torch.bmm(weights, value.reshape(rows * kept, seen, width))
-    return out.view(rows, heads, length, width).transpose(1, 2).contiguous(), None
+    return out.view(rows, heads, length, width).transpose(1, 2).contiguous()
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """torch's own attention, for long stretches."""
+    length, seen = query.shape[2], key.shape[2]
+    if mask is None and length != seen:
+        mask = torch.ones(length, seen, dtype=torch.bool, device=query.device).tril(seen - length)[None, None]
+    grouped = query.shape[1] != key.shape[1]
+    out = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
+    return out.transpose(1, 2).contiguous()
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:

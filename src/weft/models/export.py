@@ -1,10 +1,12 @@
-"""A whole model as transformers writes it: weights in safetensors, configuration, tokenizer files, in one rename."""
+"""A whole model as transformers reads it: weights in safetensors, configuration, tokenizer files, in one rename."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+from weft.models.decoder import Decoder
 from weft.models.load import Base, quiet
 from weft.runs import explained, publish_folder
 
@@ -21,6 +23,23 @@ def save_model(base: Base, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         keep_out = shutil.ignore_patterns(WEIGHTS, "__pycache__", "*.py", "README.md")
         shutil.copytree(base.folder, temporary, ignore=keep_out)
-        with quiet():
-            base.model.save_pretrained(temporary)  # type: ignore[operator]
+        if isinstance(base.model, Decoder):
+            _save_decoder(base.model, temporary)
+        else:
+            with quiet():
+                base.model.save_pretrained(temporary)  # type: ignore[operator]
     publish_folder(temporary, folder)
+
+
+def _save_decoder(model: Decoder, folder: Path) -> None:
+    """The weights under the names of transformers, and their number format in the configuration that lies there."""
+    from safetensors.torch import save_file
+
+    tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

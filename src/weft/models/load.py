@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -52,6 +53,11 @@ class Base:
     revision: str = ""
     """The hub's commit, for a base from there."""
 
+    @property
+    def architecture(self) -> str:
+        """The class that transformers has for this model."""
+        return getattr(self.model.config, "architecture", None) or type(self.model).__name__
+
 
 def locate(name: str) -> Path:
     """The folder of a base. Raises UsageError for a name that is neither embedded, a folder, nor on the hub."""
@@ -67,8 +73,11 @@ def locate(name: str) -> Path:
     raise UsageError(f"base {name!r}: there is no such folder.{_near(name)} {_accepted()}")
 
 
-def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
+def load(name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: bool = True) -> Base:
     """The base called `name`, in evaluation mode, its weights as `dtype` on `device` (`auto`: a GPU if there is one).
+
+    The families that `decoder.py` covers come as a `Decoder`, all others and, without `compact`, these too as the
+    model of transformers.
 
     Raises UsageError for an unknown name, ModelError for a folder that cannot be used, ResourceError where memory is
     lacking (before anything is loaded).
@@ -79,10 +88,12 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
     memory.require(needed, f"loading {name} ({facts.parameters:,} parameters as {dtype})")
     import torch
 
+    from weft.models import decoder
+
     place = torch.device(_device(device))
     with quiet():
-        model = _model(facts, getattr(torch, dtype)).to(place).eval()
-        if place.type == "cpu":
+        model = _model(facts, getattr(torch, dtype), compact).to(place).eval()
+        if place.type == "cpu" and not isinstance(model, decoder.Decoder):
             attention.use(model)
         tokenizer = load_tokenizer(folder)
     embeddings = model.get_input_embeddings().num_embeddings
@@ -97,7 +108,7 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto") -> Base:
         name=name,
         folder=folder,
         model=model,
-        chat=Chat(tokenizer, end_ids=_end_ids(model)),
+        chat=Chat(tokenizer, end_ids=_end_ids(folder)),
         context=int(stated),
         parameters=sum(p.numel() for p in model.parameters()),
         fingerprint=facts.fingerprint(),
@@ -123,8 +134,13 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder}: the tokenizer cannot be read ({_first_line(error)}).") from None
 
 
-def _model(facts: BaseFacts, dtype: Any) -> Any:
+def _model(facts: BaseFacts, dtype: Any, compact: bool) -> Any:
     """The weights in their class. A missing weight would be invented at random: refused."""
+    from weft.models import decoder
+
+    shape = decoder.DecoderConfig.read(facts.folder) if compact else None
+    if shape is not None:
+        return decoder.load(facts.folder, shape, [path for path in facts.files if path.suffix == ".safetensors"], dtype)
     from transformers import AutoModelForCausalLM
 
     try:
@@ -148,10 +164,11 @@ def _model(facts: BaseFacts, dtype: Any) -> Any:
     return model
 
 
-def _end_ids(model: Any) -> list[int]:
-    """The ends that generation_config.json names."""
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
+def _end_ids(folder: Path) -> list[int]:
+    """The ends that generation_config.json names, or config.json where there is no such file."""
+    files = [folder / name for name in ("generation_config.json", "config.json")]
+    stated = next((path for path in files if path.is_file()), None)
+    eos = json.loads(stated.read_text(encoding="utf-8")).get("eos_token_id") if stated else None
     return [eos] if isinstance(eos, int) else list(eos or ())
 
 

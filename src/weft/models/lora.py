@@ -14,6 +14,7 @@ import difflib
 import fnmatch
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weft.errors import UsageError
+from weft.models import kernels
 from weft.models.lora_config import ALL_LINEAR, LoraConfig
 from weft.models.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter, write_adapter
 
@@ -82,15 +84,29 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) → (..., out), in the base's number format."""
-        result = self.base(x)
         if not self.enabled:
-            return result
+            return self.base(x)
+        if self._plain(x):
+            flat = x.flatten(0, -2)
+            args = self.weight, self.bias, self.lora_A, self.lora_B, self.scale
+            return kernels.adapted_linear(flat, *args).view(*x.shape[:-1], -1)
+        result = self.base(x)
         x = x.to(self.lora_A.dtype)
         if self.dropout and self.training:
             x = functional.dropout(x, self.dropout)
         update = functional.linear(functional.linear(x, self.lora_A), self.lora_B)
         # In place: a linear layer's backward pass does not look at its own output.
         return result.add_(update.to(result.dtype), alpha=self.scale)
+
+    def _plain(self, x: Tensor) -> bool:
+        """Whether this is a frozen nn.Linear, one number format, no dropout: then both products share a buffer."""
+        return (
+            type(self.base) is nn.Linear
+            and x.dtype == self.weight.dtype
+            and not self.weight.requires_grad
+            and not (self.dropout and self.training)
+            and not torch.is_autocast_enabled(x.device.type)
+        )
 
     def delta(self) -> Tensor:
         """The update as a matrix in the base weight's own orientation, float32."""
@@ -204,9 +220,9 @@ def load_adapter(model: nn.Module, folder: Any, *, trainable: bool = False) -> L
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
+    """Whether this is GPT-2's layer. Where transformers was never imported, there is none."""
+    library = sys.modules.get("transformers.pytorch_utils")
+    return library is not None and isinstance(module, library.Conv1D)
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:

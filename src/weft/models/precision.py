@@ -8,7 +8,13 @@ always computes the same bytes.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
+from torch import nn
+
+from weft.models.decoder import Decoder
 
 TOLERANCE = 5e-6
 """Largest relative error of a 512-long float32 product; bfloat16 rounding gives about 2e-3."""
@@ -31,6 +37,34 @@ def for_training(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     tells = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private names: absent ones mean no
     return "bfloat16" if any(getattr(torch.cpu, name, lambda: False)() for name in tells) else "float32"
+
+
+@contextlib.contextmanager
+def frozen_as(model: nn.Module, name: str) -> Iterator[None]:
+    """Inside, the frozen matrices of a `Decoder` are held as `name`; afterwards they are what they were, to the bit.
+
+    Where each value of a matrix fits the narrower format (weights that were stored so), no second copy is kept. Other
+    models convert within their forward pass (`numbers`).
+    """
+    dtype = getattr(torch, name)
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.ndim > 1] if isinstance(model, Decoder) else []
+    narrowed = [(p, p.dtype, p.data) for p in frozen if p.dtype != dtype]
+    for number, (parameter, before, wide) in enumerate(narrowed):
+        parameter.data = wide.to(dtype)
+        if torch.equal(parameter.data.to(before), wide):
+            narrowed[number] = (parameter, before, parameter.data)
+    try:
+        yield
+    finally:
+        for parameter, before, kept in narrowed:
+            parameter.data = kept.to(before)
+
+
+def numbers(model: nn.Module, name: str) -> torch.autocast:
+    """Around a forward pass: products are made as `name`, except where the weights are held so already."""
+    weight = next(parameter for parameter in model.parameters() if parameter.ndim > 1)
+    held = weight.dtype == torch.bfloat16
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=name == "bfloat16" and not held)
 
 
 def _relative_error() -> float:

@@ -43,7 +43,7 @@ def conclude(
         "run": folder,
         "base": settings.config.base,
         "base_details": {
-            "architecture": type(base.model).__name__,
+            "architecture": base.architecture,
             "parameters": base.parameters,
             "context": base.context,
             "fingerprint": run.settings["base_sha256"],

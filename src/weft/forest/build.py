@@ -1,0 +1,151 @@
+"""Token sequences become a forest: where their beginnings agree they are one, and each distinct beginning stands once.
+
+    row 0   S S S S a b c          node 0: S S S S ──┬── node 1: a b c
+    row 1   S S S S d e                              └── node 2: d e
+
+Beginnings are compared by token id, never by text. Nodes lie depth first behind each other, so that everything below
+a node is one stretch of the flat array. A beginning is shared where that saves MIN_SAVED tokens; below that the
+bookkeeping costs more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weft.records import Tokens
+
+MIN_SAVED = 32
+"""Fewest tokens that sharing a beginning must save."""
+LONGEST = 256
+"""Longer runs are chains of nodes, so that causal attention is not computed above its diagonal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A run of tokens: flat places `start` … `start + length`, its subtree ends at `end`; `depth` tokens precede it."""
+
+    start: int
+    length: int
+    end: int
+    depth: int
+    parent: int
+    """Number of the parent node, -1 for a root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Flat tokens, the tree above them, and what is to be predicted from where."""
+
+    ids: np.ndarray
+    """(T,) token ids."""
+    positions: np.ndarray
+    """(T,) place of each token in its sequence."""
+    nodes: tuple[Node, ...]
+    """Parents before children; in the order of `start`."""
+    sources: np.ndarray
+    """(N,) flat place of the state that predicts each learned token, row after row."""
+    targets: np.ndarray
+    """(N,) the learned tokens."""
+    counts: tuple[int, ...]
+    """Learned tokens of each row."""
+    places: tuple[np.ndarray, ...]
+    """Flat place of each token of each row."""
+
+
+def plant(rows: Sequence[Tokens], min_saved: int = MIN_SAVED, longest: int = LONGEST) -> Forest:
+    """The forest of these rows. The first token of a row cannot be learned: nothing precedes it."""
+    runs = _Runs(rows, min_saved, longest)
+    order = sorted(range(len(rows)), key=lambda row: rows[row].ids)
+    runs.grow(order, 0, 0, -1)
+    nodes, ids, paths = runs.nodes, runs.ids, runs.paths
+    positions = np.concatenate([np.arange(node.depth, node.depth + node.length) for node in nodes])
+    places = []
+    for row in range(len(rows)):
+        stretches = [np.arange(nodes[n].start, nodes[n].start + nodes[n].length) for n in paths[row]]
+        places.append(np.concatenate(stretches))
+    learned = [np.flatnonzero(row.learn) for row in rows]
+    sources = [place[which - 1] for place, which in zip(places, learned, strict=True)]
+    targets = [np.asarray(row.ids, dtype=np.int64)[which] for row, which in zip(rows, learned, strict=True)]
+    return Forest(
+        ids=np.asarray(ids, dtype=np.int64),
+        positions=positions,
+        nodes=tuple(nodes),
+        sources=np.concatenate(sources),
+        targets=np.concatenate(targets),
+        counts=tuple(len(which) for which in learned),
+        places=tuple(places),
+    )
+
+
+class _Runs:
+    """The trie of sorted rows, collapsed to runs while it is walked."""
+
+    def __init__(self, rows: Sequence[Tokens], min_saved: int, longest: int) -> None:
+        self.rows, self.min_saved, self.longest = rows, min_saved, longest
+        self.nodes: list[Node] = []
+        self.ids: list[int] = []
+        self.paths: dict[int, list[int]] = {}
+
+    def grow(self, group: Sequence[int], start: int, known: int, parent: int) -> None:
+        """Place the tokens from `start` on of these rows, which are sorted and agree up to `known`, below `parent`."""
+        first, last = self.rows[group[0]].ids, self.rows[group[-1]].ids
+        if len(group) == 1:
+            self._settle(group, self._run(first, start, len(first), parent))
+            return
+        most = min(len(first), len(last))
+        common = next((i for i in range(known, most) if first[i] != last[i]), most)
+        shared = common > start and (common - start) * (len(group) - 1) >= self.min_saved
+        if not shared and common == len(last):  # all equal, and not worth a node of their own
+            for row in group:
+                self.grow([row], start, common, parent)
+            return
+        opened = len(self.nodes)
+        below = self._run(first, start, common, parent) if shared else parent
+        ended = [row for row in group if len(self.rows[row].ids) == common]
+        if shared:
+            self._settle(ended, below)
+        for part in [*([] if shared else [[row] for row in ended]), *self._parts(group, common)]:
+            self.grow(part, common if shared else start, common, below)
+        if shared:
+            self._close(opened, below)
+
+    def _parts(self, group: Sequence[int], at: int) -> list[list[int]]:
+        """The rows that go on, by their token at `at`."""
+        parts: list[list[int]] = []
+        for row in group:
+            ids = self.rows[row].ids
+            if len(ids) <= at:
+                continue
+            if parts and self.rows[parts[-1][0]].ids[at] == ids[at]:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        return parts
+
+    def _run(self, ids: Sequence[int], start: int, stop: int, parent: int) -> int:
+        """Nodes for the tokens `start` … `stop`; returns the last one. An empty run is its parent."""
+        opened = len(self.nodes)
+        for begin in range(start, stop, self.longest):
+            end = min(begin + self.longest, stop)
+            self.nodes.append(Node(len(self.ids), end - begin, len(self.ids) + end - begin, begin, parent))
+            self.ids += ids[begin:end]
+            parent = len(self.nodes) - 1
+        self._close(opened, parent)
+        return parent
+
+    def _close(self, opened: int, last: int) -> None:
+        """The nodes from `opened` to `last` reach to the present end of the flat array."""
+        for number in range(opened, last + 1):
+            node = self.nodes[number]
+            self.nodes[number] = Node(node.start, node.length, len(self.ids), node.depth, node.parent)
+
+    def _settle(self, rows: Sequence[int], leaf: int) -> None:
+        path = []
+        while leaf >= 0:
+            path.append(leaf)
+            leaf = self.nodes[leaf].parent
+        for row in rows:
+            self.paths[row] = path[::-1]
