@@ -13,7 +13,7 @@ import pytest
 
 from weft.cli import VERBS, cli
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("training.md", "runs.md", "verdict.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("training.md", "runs.md", "verdict.md", "forest.md"))]
 
 
 def commands(text: str) -> list[list[str]]:

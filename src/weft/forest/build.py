@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,10 +57,13 @@ class Forest:
 
 
 def plant(rows: Sequence[Tokens], min_saved: int = MIN_SAVED, longest: int = LONGEST) -> Forest:
-    """The forest of these rows. The first token of a row cannot be learned: nothing precedes it."""
+    """The forest of these rows. Raises ValueError for an empty row and one whose first token is to be learned."""
+    for number, row in enumerate(rows):
+        if not row.ids or row.learn[0]:
+            raise ValueError(f"row {number}: expected tokens, the first of which is not learned: nothing precedes it")
     runs = _Runs(rows, min_saved, longest)
     order = sorted(range(len(rows)), key=lambda row: rows[row].ids)
-    runs.grow(order, 0, 0, -1)
+    runs.grow(order)
     nodes, ids, paths = runs.nodes, runs.ids, runs.paths
     positions = np.concatenate([np.arange(node.depth, node.depth + node.length) for node in nodes])
     places = []
@@ -80,6 +84,22 @@ def plant(rows: Sequence[Tokens], min_saved: int = MIN_SAVED, longest: int = LON
     )
 
 
+class _Group(NamedTuple):
+    """Sorted rows whose tokens from `start` on are to be placed below `parent`; they agree up to `known`."""
+
+    rows: Sequence[int]
+    start: int
+    known: int
+    parent: int
+
+
+class _Closing(NamedTuple):
+    """The subtrees of the nodes `opened` … `last` are complete."""
+
+    opened: int
+    last: int
+
+
 class _Runs:
     """The trie of sorted rows, collapsed to runs while it is walked."""
 
@@ -89,28 +109,34 @@ class _Runs:
         self.ids: list[int] = []
         self.paths: dict[int, list[int]] = {}
 
-    def grow(self, group: Sequence[int], start: int, known: int, parent: int) -> None:
-        """Place the tokens from `start` on of these rows, which are sorted and agree up to `known`, below `parent`."""
-        first, last = self.rows[group[0]].ids, self.rows[group[-1]].ids
-        if len(group) == 1:
-            self._settle(group, self._run(first, start, len(first), parent))
-            return
+    def grow(self, order: Sequence[int]) -> None:
+        """Place all rows, given in sorted order."""
+        waiting: list[_Group | _Closing] = [_Group(order, 0, 0, -1)] if order else []
+        while waiting:
+            task = waiting.pop()
+            if isinstance(task, _Closing):
+                self._close(task.opened, task.last)
+            else:
+                waiting += reversed(self._grown(task))
+
+    def _grown(self, group: _Group) -> list[_Group | _Closing]:
+        """Place what the rows of the group share, where that pays; what is left to do, in order."""
+        rows, start, parent = group.rows, group.start, group.parent
+        first, last = self.rows[rows[0]].ids, self.rows[rows[-1]].ids
+        if len(rows) == 1:
+            self._settle(rows, self._run(first, start, len(first), parent))
+            return []
         most = min(len(first), len(last))
-        common = next((i for i in range(known, most) if first[i] != last[i]), most)
-        shared = common > start and (common - start) * (len(group) - 1) >= self.min_saved
-        if not shared and common == len(last):  # all equal, and not worth a node of their own
-            for row in group:
-                self.grow([row], start, common, parent)
-            return
+        common = next((i for i in range(group.known, most) if first[i] != last[i]), most)
+        ended = [row for row in rows if len(self.rows[row].ids) == common]
+        if common == start or (common - start) * (len(rows) - 1) < self.min_saved:
+            parts = [[row] for row in ended] + self._parts(rows, common)
+            return [_Group(part, start, common, parent) for part in parts]
         opened = len(self.nodes)
-        below = self._run(first, start, common, parent) if shared else parent
-        ended = [row for row in group if len(self.rows[row].ids) == common]
-        if shared:
-            self._settle(ended, below)
-        for part in [*([] if shared else [[row] for row in ended]), *self._parts(group, common)]:
-            self.grow(part, common if shared else start, common, below)
-        if shared:
-            self._close(opened, below)
+        below = self._run(first, start, common, parent)
+        self._settle(ended, below)
+        parts = [_Group(part, common, common, below) for part in self._parts(rows, common)]
+        return [*parts, _Closing(opened, below)]
 
     def _parts(self, group: Sequence[int], at: int) -> list[list[int]]:
         """The rows that go on, by their token at `at`."""

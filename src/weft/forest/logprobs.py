@@ -28,6 +28,8 @@ def learned_logprobs(model: nn.Module, rows: Sequence[Tokens]) -> Tensor:
 
     The first token of a row cannot be learned (nothing precedes it) and must not be marked.
     """
+    if not any(any(row.learn) for row in rows):
+        return next(model.parameters()).new_zeros(0, dtype=torch.float32)
     return _over_forest(model, rows) if isinstance(model, Decoder) else _padded(model, rows)
 
 

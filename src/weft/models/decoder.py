@@ -29,6 +29,11 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 """`model_type` to the class that transformers has for it."""
+_STATED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "rms_norm_eps", "max_position_embeddings",
+)  # fmt: skip
+"""What a configuration must say for itself."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ class DecoderConfig:
         """The shape that `folder/config.json` describes, or None where this file does not cover it."""
         given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = given.get("model_type")
+        if kind not in FAMILIES or any(given.get(key) is None for key in _STATED):
+            return None  # transformers knows what it assumes where nothing is said
         rope = _rope(given)
-        window = given.get("sliding_window") if given.get("use_sliding_window", kind == "mistral") else None
+        window = given.get("sliding_window", 0) if given.get("use_sliding_window", kind == "mistral") else None
         foreign = (
-            kind not in FAMILIES
-            or given.get("hidden_act", "silu") != "silu"
-            or rope is None
-            or (window is not None and window < given.get("max_position_embeddings", window + 1))
+            given.get("hidden_act", "silu") != "silu"
+            or (window is not None and window < given["max_position_embeddings"])
             or given.get("pretraining_tp", 1) != 1
             or given.get("partial_rotary_factor", 1) != 1
             or any(kind != "full_attention" for kind in given.get("layer_types") or ())
@@ -83,10 +88,10 @@ class DecoderConfig:
             intermediate_size=given["intermediate_size"],
             num_hidden_layers=given["num_hidden_layers"],
             num_attention_heads=heads,
-            num_key_value_heads=given.get("num_key_value_heads") or heads,
+            num_key_value_heads=given["num_key_value_heads"],
             head_dim=given.get("head_dim") or (128 if kind == "qwen3" else given["hidden_size"] // heads),
-            rms_norm_eps=given.get("rms_norm_eps", 1e-6),
-            max_position_embeddings=given.get("max_position_embeddings", 2048),
+            rms_norm_eps=given["rms_norm_eps"],
+            max_position_embeddings=given["max_position_embeddings"],
             tie_word_embeddings=bool(given.get("tie_word_embeddings", False)),
             rope=tuple(sorted(rope.items())),
             qkv_bias=kind == "qwen2" or bool(given.get("attention_bias", False)),

@@ -41,13 +41,15 @@ def for_training(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def frozen_as(model: nn.Module, name: str) -> Iterator[None]:
-    """Inside, the frozen matrices of a `Decoder` are held as `name`; afterwards they are what they were, to the bit.
+    """Inside, frozen matrices and biases of a `Decoder` are held as `name`; afterwards they are as before, to the bit.
 
     Where each value of a matrix fits the narrower format (weights that were stored so), no second copy is kept. Other
     models convert within their forward pass (`numbers`).
     """
     dtype = getattr(torch, name)
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.ndim > 1] if isinstance(model, Decoder) else []
+    named = model.named_parameters() if isinstance(model, Decoder) else ()
+    # Norms stay: they compute in float32 anyway.
+    frozen = [p for name, p in named if not p.requires_grad and (p.ndim > 1 or name.endswith("bias"))]
     narrowed = [(p, p.dtype, p.data) for p in frozen if p.dtype != dtype]
     for number, (parameter, before, wide) in enumerate(narrowed):
         parameter.data = wide.to(dtype)
