@@ -49,6 +49,21 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """One judgement: to this prompt, `chosen` is the better reply and `rejected` the worse. `line`: as in the file."""
+
+    prompt: tuple[Message, ...]
+    """Ends in a message of the user."""
+    chosen: str
+    rejected: str
+    line: int = 0
+
+    def answered(self, reply: str) -> tuple[Message, ...]:
+        """The prompt with `reply` as the assistant's message."""
+        return (*self.prompt, Message("assistant", reply))
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """A rendered conversation: `ids` and, for each, whether it is learned (`learn[i]`: loss on predicting `ids[i]`)."""
 
@@ -99,6 +114,21 @@ class Dataset:
     findings: tuple[Finding, ...]
     rows: int
     """Rows in the file, good and bad (blank lines are not rows)."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceSet:
+    """A file of preferences as read: the good rows, what was wrong with the others, and how it was understood."""
+
+    path: str
+    layout: str
+    """How the rows were understood, in words: `prompt / chosen / rejected`."""
+    pairs: tuple[Preference, ...]
+    findings: tuple[Finding, ...]
+    rows: int
+    """Rows in the file, good and bad."""
     sha256: str
     """Of the file's bytes."""
 

@@ -20,7 +20,7 @@ import pytest
 
 from weft.cli import main
 from weft.cli.terminal import TerminalProgress
-from weft.train import sft
+from weft.train import steps
 
 FLAGS = ["--learning-rate", "3e-3", "--batch-size", "4", "--epochs", "3", "--lora-r", "4", "--patience", "9"]
 CHILD = """
@@ -30,8 +30,8 @@ os.chdir(folder)
 for stream in (sys.stdout, sys.stderr):
     os.dup2(os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
 from weft.cli import main
-from weft.train import sft
-sft.SAVE_SECONDS = 0.0
+from weft.train import steps
+steps.SAVE_SECONDS = 0.0
 main(arguments)
 """
 
@@ -156,7 +156,8 @@ def test_a_training_killed_at_random_times_ends_in_the_same_adapter(
 ) -> None:
     draw = random.Random(seed)
     program = (
-        f"from weft.train import sft; sft.SAVE_SECONDS = 0.0; from weft.cli import main; main({_run(tiny, 'train')})"
+        "from weft.train import steps; steps.SAVE_SECONDS = 0.0; "
+        f"from weft.cli import main; main({_run(tiny, 'train')})"
     )
     for _ in range(20):
         child = subprocess.Popen([sys.executable, "-c", program], cwd=again, stderr=subprocess.DEVNULL)
@@ -189,7 +190,7 @@ def test_ctrl_c_ends_a_process_with_130_and_a_sentence(
 def test_ctrl_c_in_any_stage_leaves_a_run_that_goes_on(
     again: Path, undisturbed: Path, tiny: str, figures: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
     begin, advance = TerminalProgress.start, TerminalProgress.advance
     stopped: set[tuple[str, str]] = set()
 
@@ -254,7 +255,7 @@ def test_a_full_disk_under_the_tensors_is_explained_as_well(
         # What safetensors 0.7 says on a full tmpfs.
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "save_file", full)
     assert _weft(again, *_run(tiny, "train")) == 3
     assert "the disk is full" in capfd.readouterr().err

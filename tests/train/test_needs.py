@@ -22,7 +22,7 @@ def high_water():  # ru_maxrss would begin with the memory of the process we wer
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 torch.set_num_threads(1)
-from weft.models.logprobs import learned_logprobs
+from weft.forest.logprobs import learned_logprobs
 from weft.models import attention
 from weft.records import Tokens
 from weft.train.needs import training_bytes

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from weft.errors import TrainError, UsageError
-from weft.models.logprobs import learned_logprobs
+from weft.forest.logprobs import learned_logprobs
 from weft.progress import Silent
 from weft.records import Conversation, Message
 from weft.runs import Run
 from weft.settings import resolve
 from weft.testing import tiny_base
-from weft.train import auto, sft
+from weft.train import auto, sft, steps
 from weft.train.batches import micro_batches
 from weft.train.sft_config import SftConfig
 
@@ -39,7 +39,7 @@ def _examples(count: int, answer: str = "{n}", start: int = 0) -> list[Conversat
 
 def _config(**values: Any) -> SftConfig:
     ready = {"learning_rate": 1e-2, "epochs": 2, "max_tokens": 256, "validate_every": 2, "batch_size": 4}
-    return SftConfig.model_validate({**ready, "lora": {"r": 4}, **values})
+    return SftConfig.model_validate({**ready, "precision": "float32", "lora": {"r": 4}, **values})
 
 
 def _train(folder: Path, *, kind: Any = "llama", train: Any = None, validation: Any = None, **values: Any) -> Any:
@@ -111,20 +111,20 @@ def test_training_again_from_any_checkpoint_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, undisturbed = _train(tmp_path / "whole", lora={"r": 4, "dropout": 0.2})
-    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
-    save, stops = sft._save, iter([1, 3, 6])
+    monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
+    save, stops = steps.save, iter([1, 3, 6])
 
     for stop in stops:
 
-        def dies(*arguments: Any, stop: int = stop) -> None:
-            save(*arguments)
-            if arguments[-1].step == stop:
+        def dies(run: Run, state: Any, *rest: Any, stop: int = stop) -> None:
+            save(run, state, *rest)
+            if state.step == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(sft, "_save", dies)
+        monkeypatch.setattr(steps, "save", dies)
         with pytest.raises(KeyboardInterrupt):
             _train(tmp_path / "cut", lora={"r": 4, "dropout": 0.2})
-    monkeypatch.setattr(sft, "_save", save)
+    monkeypatch.setattr(steps, "save", save)
     cut, resumed = _train(tmp_path / "cut", lora={"r": 4, "dropout": 0.2})
     assert _weights(cut) == _weights(whole)
     # JSON turns pairs into lists.
@@ -171,7 +171,7 @@ def test_nothing_to_learn_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_did_not_change_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "rate", lambda *a, **k: 0.0)
+    monkeypatch.setattr(steps, "rate", lambda *a, **k: 0.0)
     with pytest.raises(TrainError, match="training changed nothing"):
         _train(tmp_path / "r")
     assert not (tmp_path / "r/adapter").exists()

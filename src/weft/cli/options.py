@@ -28,12 +28,15 @@ class Setting(click.Option):
         return extra
 
 
-def flags(kind: type[Config], *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """A decorator that adds one option per field of `kind`; fields of a nested Config become `--outer-inner`."""
+def flags(kind: type[Config], *, without: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """A decorator that adds one option per field of `kind`; fields of a nested Config become `--outer-inner`.
+
+    `without` leaves options out, `only` all others.
+    """
 
     def decorate(function: F) -> F:
         for name, field, inner in reversed(_leaves(kind)):
-            if name not in without:
+            if name not in without and (not only or name in only):
                 function = _option(name, field, inner)(function)
         return function
 

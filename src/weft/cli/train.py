@@ -1,13 +1,24 @@
-"""`weft train DATA`: one training run, without measuring arms."""
+"""`weft train DATA`: one training run by one of the methods, without measuring arms."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from weft.cli.options import flags, gather
-from weft.road.settings import RoadConfig
+from weft.errors import UsageError
+from weft.road.settings import MethodConfig, PairsConfig, RoadConfig
+from weft.settings import Config
+
+METHODS: dict[str, type[Config]] = {"sft": RoadConfig, "dpo": PairsConfig}
+
+
+def _own(method: str) -> tuple[str, ...]:
+    """The settings that no other method has."""
+    others = {key for name, kind in METHODS.items() if name != method for key in kind.model_fields}
+    return tuple(key for key in METHODS[method].model_fields if key not in others)
 
 
 @click.command("train", short_help="One training run on a file of examples.")
@@ -15,14 +26,23 @@ from weft.road.settings import RoadConfig
 @click.option("--out", help="Run folder; default: runs/NAME-FINGERPRINT, so that the same command continues its run.")
 @click.option("--config", "file", help="YAML file with settings; flags and WEFT_* variables go before it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record of the training as one JSON object on stdout.")
-@flags(RoadConfig)
+@flags(MethodConfig)
+@flags(PairsConfig, only=_own("dpo"))
+@flags(RoadConfig, without=("method",))
 def command(data: str, out: str | None, file: str | None, as_json: bool, **values: Any) -> None:
-    """Fine-tune the base on DATA's training part and publish the adapter. `weft eval RUN` measures it."""
+    """Tune the base on DATA's training part and publish the adapter.
+
+    DATA holds ideal answers for the method `sft` (`weft eval RUN` measures the result), pairs of a better and a worse
+    reply for `dpo`, which measures itself on its sealed pairs. Or it is the folder of an unfinished run.
+    """
     from weft.cli.terminal import TerminalProgress, print_json
+    from weft.road.begin import method_of
     from weft.road.whole import train_only
 
+    method = method_of(data, file, values)
+    _refuse_flags_of_others(method, values)
     with TerminalProgress() as progress:
-        run, record = train_only(data, out, file, gather(RoadConfig, values), progress)
+        run, record = train_only(data, out, file, gather(METHODS.get(method, RoadConfig), values), progress)
     published = run.path(record["result"])
     if as_json:
         print_json({"run": str(run.folder), "adapter": str(published), "training": record})
@@ -31,9 +51,39 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
         f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters trained "
         f"in {record['steps']} steps, {record['seconds']:.0f} s; stopped: {record['stopped_because']}"
     )
-    click.echo(f"best validation loss {record['best_loss']:.4f} nats per token at step {record['best_step']}")
+    unit = "nats per token" if method == "sft" else "per pair"
+    click.echo(f"best validation loss {record['best_loss']:.4f} {unit} at step {record['best_step']}")
     if record["skipped_lines"]:
         lines = ", ".join(map(str, record["skipped_lines"][:10]))
         click.echo(f"left out as too long: {len(record['skipped_lines'])} examples (lines {lines})")
+    if method == "dpo":
+        click.echo(_on_test(record["test"]))
     click.echo(f"{record['result']}: {published}")
-    click.echo(f"next: weft eval {run.folder}   or: weft chat {run.folder}")
+    measure = f"weft eval {run.folder}   or: " if method == "sft" else ""
+    click.echo(f"next: {measure}weft chat {run.folder}")
+
+
+def _refuse_flags_of_others(method: str, values: Mapping[str, Any]) -> None:
+    for other in METHODS:
+        foreign = [key for key in _own(other) if other != method and values.get(key) is not None]
+        if foreign:
+            names = ", ".join(f"--{key.replace('_', '-')}" for key in foreign)
+            raise UsageError(
+                f"{names}: a setting of --method {other}; the method here is {method}. "
+                f"Leave it out, or add --method {other}."
+            )
+
+
+def _on_test(test: Mapping[str, Any]) -> str:
+    """What tuning did to the pairs that nothing was chosen by; see `road/judge_pairs.py`."""
+    base, tuned, gap = test["likelier"]["base"], test["likelier"]["tuned"], test["difference"]
+    change = f"{100 * gap['difference']:+.1f} points ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
+    return (
+        f"on {test['pairs']} test pairs the better reply gained more in {_share(test['gained_more'])}, chance 50 %;\n"
+        f"it is the likelier of the two in {_share(tuned)}, base {_share(base)}; difference {change}, "
+        f"p = {gap['p']:.3g} ({gap['test']})"
+    )
+
+
+def _share(found: Mapping[str, float]) -> str:
+    return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"

@@ -7,27 +7,18 @@ Whether the examples are any good is for `data.check`.
 from __future__ import annotations
 
 import difflib
-import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from weft.data.formats import array, layouts, sniff, strict_json, table
-from weft.data.formats.lines import MAX_LINE_BYTES, Line, Lines
+from weft.data.formats import layouts, objects, sniff, table
+from weft.data.formats.lines import Lines
 from weft.errors import DataError, UsageError
 from weft.records import Conversation, Dataset, Finding, Message
 
-MAX_ARRAY_BYTES = 256 * 1024 * 1024
 _SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: int
-    value: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +50,7 @@ def scan(
     path = Path(path)
     if (input is None) != (output is None):
         raise UsageError("--input and --output go together: name the field to learn from and the field to learn.")
-    with _open(path) as file:
+    with objects.open_file(path) as file:
         head = file.read(sniff.HEAD_BYTES)
         if not head.strip(b"\xef\xbb\xbf \t\r\n"):
             raise DataError(f"{path}: the file is empty; expected one example per line.")
@@ -68,78 +59,8 @@ def scan(
         named = _Columns(input, output) if input is not None and output is not None else None
         if kind == "table":
             return _Table(path, file, head, named).dataset(system)
-        # A compact array is one long line; its elements are measured one by one instead.
-        lines = Lines(file) if kind == "lines" else Lines(file, limit=MAX_ARRAY_BYTES)
-        rows = _parsed(lines) if kind == "lines" else _parsed(_whole(path, file, lines))
-        container = "" if kind == "lines" else "JSON array of " if kind == "array" else "JSON objects of "
-        return _collect(path, lines, rows, named, container, system)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise UsageError(f"{path}: this is a directory; name a file of examples (JSONL, JSON or CSV).")
-        if not stat.S_ISREG(mode):
-            raise UsageError(f"{path}: this is not a regular file; save the examples in a file first.")
-        return path.open("rb")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file.{_neighbour(path)}") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{path}: cannot be opened ({reason}). Check the path and its permissions.") from None
-
-
-def _neighbour(path: Path) -> str:
-    try:
-        names = [entry.name for entry in os.scandir(path.parent)]
-    except OSError:
-        return f" The folder {path.parent} is not there either."
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f" Did you mean {path.parent / near[0]}?" if near else " Name an existing file of examples."
-
-
-def _whole(path: Path, file: BinaryIO, lines: Lines) -> Iterator[Line | Finding]:
-    """The elements of a file that is one JSON text. It is held in memory, hence the limit."""
-    size = os.fstat(file.fileno()).st_size
-    if size > MAX_ARRAY_BYTES:
-        raise DataError(
-            f"{path}: a JSON array of {size:,} bytes; at most {MAX_ARRAY_BYTES:,} are read at once. "
-            "Write it as JSONL (one object per line), which has no such limit."
-        )
-    kept: list[str] = []
-    for item in lines:
-        if isinstance(item, Finding):
-            yield item
-            continue
-        # Blank and unreadable lines keep their place, so that line numbers stay true.
-        kept.extend([""] * (item.number - 1 - len(kept)))
-        kept.append(item.text)
-    for item in array.elements("\n".join(kept)):
-        if isinstance(item, Line) and len(item.text) > MAX_LINE_BYTES:
-            message = f"begins a row of {len(item.text):,} characters; a row may have at most {MAX_LINE_BYTES:,}"
-            yield Finding("line-length", item.number, "error", message, "the row is left out", "Split the text.")
-        else:
-            yield item
-
-
-def _parsed(lines: Iterator[Line | Finding] | Lines) -> Iterator[_Row | Finding]:
-    for item in lines:
-        if isinstance(item, Finding):
-            yield item
-            continue
-        try:
-            value = strict_json.parse(item.text)
-        except strict_json.JsonFlaw as flaw:
-            yield _left_out(flaw.rule, item.number, flaw.message, flaw.cure)
-            continue
-        if isinstance(value, dict):
-            yield _Row(item.number, value)
-        else:
-            kind = "list" if isinstance(value, list) else "single value"
-            yield _left_out(
-                "not-object", item.number, f"is a {kind}; expected an object", "Write {…} with named fields."
-            )
+        lines, rows = objects.rows_of(path, file, kind)
+        return _collect(path, lines, rows, named, objects.CONTAINERS[kind], system)
 
 
 class _Table:
@@ -194,25 +115,25 @@ class _Table:
                 raise UsageError(f"{self.path}: the column {name!r} is there {header.count(name)} times; rename one.")
         return columns
 
-    def _cells(self, header: tuple[str, ...]) -> Iterator[_Row | Finding]:
+    def _cells(self, header: tuple[str, ...]) -> Iterator[objects.Row | Finding]:
         for item in self.rows:
             if isinstance(item, Finding):
                 yield item
             elif len(item.cells) != len(header):
-                yield _left_out(
+                yield objects.left_out(
                     "columns",
                     item.line,
                     f"has {len(item.cells)} cells; the header has {len(header)}",
                     "Put texts that hold the delimiter or a line break in double quotes.",
                 )
             else:
-                yield _Row(item.line, dict(zip(header, item.cells, strict=True)))
+                yield objects.Row(item.line, dict(zip(header, item.cells, strict=True)))
 
 
 def _collect(
     path: Path,
     lines: Lines,
-    rows: Iterator[_Row | Finding],
+    rows: Iterator[objects.Row | Finding],
     columns: _Columns | None,
     container: str,
     system: str | None,
@@ -229,7 +150,7 @@ def _collect(
         try:
             messages, layout = _understood(row.value, columns)
         except layouts.RowFlaw as flaw:
-            findings.append(_left_out(flaw.rule, row.line, flaw.message, flaw.cure))
+            findings.append(objects.left_out(flaw.rule, row.line, flaw.message, flaw.cure))
             continue
         if system is not None and messages[0].role != "system":
             messages = (Message("system", system), *messages)
@@ -250,10 +171,6 @@ def _understood(row: Mapping[str, Any], columns: _Columns | None) -> tuple[tuple
     if columns is None:
         return layouts.by_layout(row)
     return layouts.by_columns(row, columns.input, columns.output), f"{columns.input} -> {columns.output}"
-
-
-def _left_out(rule: str, line: int, message: str, cure: str) -> Finding:
-    return Finding(rule, line, "error", message, "the row is left out", cure)
 
 
 def _refuse_layout(path: Path, keys: tuple[str, ...], columns: _Columns | None) -> None:
@@ -290,6 +207,11 @@ def _nothing_readable(dataset: Dataset) -> str:
     bad = [finding for finding in dataset.findings if finding.severity == "error"]
     if not bad:
         return f"{dataset.path}: there is a header and nothing below it; expected one example per row."
+    if all(finding.rule == "preference" for finding in bad):
+        return (
+            f"{dataset.path}: its {dataset.rows} rows are preference pairs (a better and a worse answer); expected one "
+            f"ideal answer each. Learn from them with: weft train {dataset.path} --method dpo"
+        )
     shown = "\n".join(f"  line {finding.line} {_said(finding)}. {finding.cure}" for finding in bad[:_SHOWN])
     more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return f"{dataset.path}: none of its {dataset.rows} rows can be read:\n{shown}{more}"

@@ -1,26 +1,35 @@
-"""Everything a run can be told, in one Config: what the road needs, and how to train."""
+"""Everything a run can be told, in one Config for each way of tuning: where it learns from, and how."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from weft.settings import Config, Resolved
+from weft.train.dpo_config import DpoConfig
 from weft.train.sft_config import SftConfig
+from weft.train.tuning_config import TuningConfig
+
+T = TypeVar("T", bound=TuningConfig)
 
 
-class DataConfig(Config):
-    """Which model, which data, which task."""
+class SourceConfig(Config):
+    """Which model, and how every example begins."""
 
     base: str = "weft-nano"
     """The model to start from: `weft-nano` (inside the package), a local folder, or a hub name."""
+    system: str | None = None
+    """System message put before every example that has none."""
+
+
+class DataConfig(SourceConfig):
+    """Which fields of the data, which task."""
+
     input: str | None = None
     """Column or key that holds the question, where it is not recognised by itself."""
     output: str | None = None
     """Column or key that holds the ideal answer."""
-    system: str | None = None
-    """System message put before every example that has none."""
     docs: str | None = None
     """Folder of text files for the `rag` arm."""
     task: Literal["classification", "structured", "text"] | None = None
@@ -37,11 +46,27 @@ class RoadConfig(SftConfig, DataConfig):
     """All settings of `weft run`."""
 
     method: Literal["sft"] = "sft"
-    """How the base is tuned."""
+    """How the base is tuned: `sft` learns the ideal answers (`weft train` has other methods)."""
 
 
-def training_part(settings: Resolved[RoadConfig]) -> Resolved[SftConfig]:
-    """Those settings that training has, with their origins."""
-    keys = SftConfig.model_fields
+class PairsConfig(DpoConfig, SourceConfig):
+    """All settings of `weft train --method dpo`."""
+
+    method: Literal["dpo"] = "dpo"
+    """How the base is tuned: `dpo` learns to prefer the better reply of each pair."""
+
+
+class MethodConfig(Config):
+    """The one setting that says which others there are."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: Literal["sft", "dpo"] = "sft"
+    """How the base is tuned: `sft` learns ideal answers, `dpo` learns to prefer the better of two replies."""
+
+
+def training_part(settings: Resolved[Any], kind: type[T] = SftConfig) -> Resolved[T]:
+    """Those settings that training has, as its own `kind` of Config, with their origins."""
+    keys = kind.model_fields
     values = settings.config.model_dump(include=set(keys))
-    return Resolved(SftConfig.model_validate(values), {key: settings.origins[key] for key in keys})
+    return Resolved(kind.model_validate(values), {key: settings.origins[key] for key in keys})

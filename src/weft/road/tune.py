@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from weft.models import lora
 from weft.models.load import Base, load
 from weft.progress import Progress
-from weft.road.prepare import Prepared
 from weft.runs import Run
 from weft.settings import Resolved
-from weft.train import sft
-from weft.train.sft_config import SftConfig
+from weft.train import dpo, sft
+from weft.train.dpo_config import DpoConfig
 
 
-def tune(run: Run, base: Base, prepared: Prepared, settings: Resolved[SftConfig], progress: Progress) -> dict[str, Any]:
-    """The record of the run's training; trains (or goes on training) where it is not there yet. Changes `base`."""
+def tune(
+    run: Run, base: Base, train: Sequence[Any], validation: Sequence[Any], settings: Resolved[Any], progress: Progress
+) -> dict[str, Any]:
+    """The record of the run's training; trains (or goes on training) where it is not there yet. Changes `base`.
+
+    `settings` of a DpoConfig want preferences to learn from, those of an SftConfig conversations.
+    """
     if run.has("training.json"):
         return run.read_json("training.json")
-    settings = sft.settle(settings, base, len(prepared.split.train))
+    method: Any = dpo if isinstance(settings.config, DpoConfig) else sft
+    settings = method.settle(settings, base, len(train))
     run.write_json("train-settings.json", settings.to_json())
-    trained = sft.train(run, base, prepared.split.train, prepared.split.validation, settings.config, progress)
+    trained = method.train(run, base, train, validation, settings.config, progress)
     record = {**trained.to_json(), "settings": settings.to_json()}
     run.write_json("training.json", record)
     run.event("trained", steps=trained.steps, best_step=trained.best_step, stopped_because=trained.stopped_because)

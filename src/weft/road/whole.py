@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from weft import __version__
 from weft.decide.verdict import Verdict, decide, settled_without_arms
-from weft.errors import DamageError, UsageError
+from weft.errors import UsageError
 from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
 from weft.models.load import Base, load
 from weft.progress import Progress
+from weft.road.begin import method_of, open_run, told
 from weft.road.conclude import conclude
 from weft.road.measure import measure_arms, measure_tuned
+from weft.road.prefer import train_on_pairs
 from weft.road.prepare import Prepared, prepare
 from weft.road.settings import RoadConfig, training_part
 from weft.road.tune import load_tuned, tune
 from weft.runs import SETTINGS, Run
-from weft.settings import Resolved, resolve
+from weft.settings import Resolved
 from weft.train import sft
-
-RUNS = Path("runs")
 
 
 @dataclass
@@ -57,7 +53,7 @@ def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
         cards = measure_arms(
             begun.run, begun.base, prepared, begun.passages, begun.settings.config.choice_rows, progress
         )
-        training = tune(begun.run, begun.base, prepared, training_part(begun.settings), progress)
+        training = _tune(begun, progress)
         tuned = load_tuned(begun.run)
         cards["tuned"] = measure_tuned(begun.run, tuned, prepared, progress)
         verdict = decide(task, cards, prepared.findings, sizes=prepared.sizes)
@@ -67,10 +63,17 @@ def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
 def train_only(
     data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress
 ) -> tuple[Run, dict[str, Any]]:
-    """`weft train`: data, then training; `weft eval` or `weft run` on its folder does the rest."""
+    """`weft train`: data, then training by the method that is asked for; `weft eval` measures what `sft` made."""
+    if method_of(data, file, flags) == "dpo":
+        return train_on_pairs(data, out, file, flags, progress)
     begun = begin(data, out, file, flags, progress)
     with begun.run.locked():
-        return begun.run, tune(begun.run, begun.base, begun.prepared, training_part(begun.settings), progress)
+        return begun.run, _tune(begun, progress)
+
+
+def _tune(begun: Begun, progress: Progress) -> dict[str, Any]:
+    parts = begun.prepared.split
+    return tune(begun.run, begun.base, parts.train, parts.validation, training_part(begun.settings), progress)
 
 
 def _finished(
@@ -92,68 +95,22 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
 
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
+    if (method := method_of(data, file, flags)) != "sft":
+        raise UsageError(
+            f"{data}: --method {method} learns from pairs, which have no one ideal answer to measure the arms by. "
+            f"Train with: weft train {data} --method {method}, then talk to the run with: weft chat RUN"
+        )
     route = precision.settle()
-    given = Path(data)
-    if (given / SETTINGS).is_file():
-        if file or (out and Path(out).resolve() != given.resolve()):
-            raise UsageError(f"{data}: a run keeps its settings and its folder. Leave out --config and --out.")
-        settings, data = _settings_of(Run.open(given), flags)
-        out = str(given)
-    else:
-        settings = resolve(RoadConfig, flags, file=Path(file) if file else None)
-    config = settings.config
+    wanted = told(RoadConfig, data, out, file, flags)
+    config = wanted.settings.config
     passages = read_passages(Path(config.docs)) if config.docs else None
-    if not Path(data).is_file():
-        raise UsageError(_not_a_file(data))
     progress.start("load the base")
     base = load(config.base)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
-    prepared = prepare(Path(data), config, base.chat, base.context, progress)
+    prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress)
     settled = settled_without_arms(prepared.task, prepared.findings, sizes=prepared.sizes)
     if settled is None:
-        training = sft.settle(training_part(settings), base, len(prepared.split.train)).config
+        training = sft.settle(training_part(wanted.settings), base, len(prepared.split.train)).config
         sft.rehearse(base, prepared.split.train, prepared.split.validation, training)
-    record = {
-        "data": str(Path(data).resolve()),
-        "data_sha256": prepared.dataset.sha256,
-        "base_sha256": base.fingerprint,
-        "arithmetic": route,
-        "versions": {
-            "weft": __version__,
-            **{name: version(name) for name in ("torch", "transformers")},
-        },
-        "run": settings.to_json(),
-    }
-    folder = Path(out) if out else RUNS / f"{Path(data).stem}-{_short_hash(record)}"
-    return Begun(Run.create(folder, record), settings, base, prepared, passages, settled)
-
-
-def _settings_of(run: Run, flags: Mapping[str, Any]) -> tuple[Resolved[RoadConfig], str]:
-    """What an existing run was told; flags may repeat it but not change it (`Run.create` compares)."""
-    record = run.settings
-    given = {key: value for key, value in flags.items() if value is not None}
-    resolve(RoadConfig, given, environment={})  # a wrong flag is the user's fault, not the folder's
-    try:
-        kept = {key: entry["value"] for key, entry in record["run"].items()}
-        origins = {key: entry["origin"] for key, entry in record["run"].items()}
-        return Resolved(RoadConfig.model_validate({**kept, **given}), origins), str(record["data"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamageError(
-            f"{run.path(SETTINGS)}: not the settings of a run of this weft ({str(error).splitlines()[0]}). "
-            "Start a new run with the file of examples."
-        ) from None
-
-
-def _short_hash(record: Mapping[str, Any]) -> str:
-    values = {**record, "run": {key: entry["value"] for key, entry in record["run"].items()}}
-    del values["data"]  # the same bytes elsewhere are the same run
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _not_a_file(data: str) -> str:
-    path = Path(data)
-    if path.is_dir():
-        return f"{data}: a folder, and not a run folder (no {SETTINGS} in it). Name a file of examples."
-    if path.exists():
-        return f"{data}: not a regular file. Save the examples in a file first."
-    return f"{data}: no such file. Name a JSONL, JSON or CSV file of examples, or the folder of a run."
+    run = open_run(wanted, base, prepared.dataset.sha256, route)
+    return Begun(run, wanted.settings, base, prepared, passages, settled)

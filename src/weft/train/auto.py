@@ -1,8 +1,9 @@
 """What `auto` means for training: rules from the size of the model and of the data, each said in the run.
 
 Sources: LoRA needs about ten times the rate of full fine-tuning, and good rates fall with model size (Schulman et al.,
-"LoRA Without Regret", 2025; Kaplan et al. 2020, appendix D.6). What was measured with the embedded base is in
-docs/training.md; larger bases were not tried here.
+"LoRA Without Regret", 2025; Kaplan et al. 2020, appendix D.6). Preferences are learned at a tenth of the rate of
+answers (5e-7 after 5e-6 for 8 billion parameters: Lambert et al. 2024, "Tülu 3", arXiv:2411.15124). What was measured
+with the embedded base is in docs/training.md; larger bases were not tried here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ def learning_rate(parameters: int, full: bool) -> tuple[float, str]:
         return rate, f"auto: full fine-tuning of {parameters:,} parameters"
     rate = _rounded(min(10 * rate, MOST_LORA))
     return rate, f"auto: LoRA on {parameters:,} parameters, ten times the full rate"
+
+
+def preference_rate(parameters: int, full: bool) -> tuple[float, str]:
+    """The peak rate for learning from pairs, and why: a tenth of that for learning answers."""
+    rate, why = learning_rate(parameters, full)
+    return _rounded(rate / 10), f"{why}; a tenth of it for preferences"
 
 
 def epochs(examples: int) -> tuple[int, str]:

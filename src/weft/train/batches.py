@@ -5,7 +5,8 @@ Rows of similar length share a batch, which keeps padding small; the batches the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,14 @@ from weft.records import Tokens
 
 WINDOW = 16
 """Batches whose rows are sorted by length together: large enough for even batches, small enough to stay random."""
+MICRO_TOKENS = 8192
+"""Padded tokens per forward pass: bounds memory, does not change the result beyond rounding."""
+
+E = TypeVar("E")
+
+
+def _alone(row: Tokens) -> tuple[Tokens]:
+    return (row,)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -27,15 +36,25 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def micro_batches(rows: Sequence[Tokens], most_tokens: int) -> Iterator[list[Tokens]]:
-    """The rows of one step in parts of at most `most_tokens` padded tokens (a longer row goes alone)."""
-    part: list[Tokens] = []
-    width = 0
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        width = max(width, len(row.ids))
-        if part and width * (len(part) + 1) > most_tokens:
+def micro_batches(
+    examples: Sequence[E], most_tokens: int, rows: Callable[[Any], Sequence[Tokens]] = _alone
+) -> Iterator[list[E]]:
+    """The examples of one step in parts of at most `most_tokens` padded tokens (one that is larger goes alone).
+
+    `rows` gives the rows of an example that is more than one, as a pair of replies is; they are never torn apart.
+    """
+    part: list[E] = []
+    count = 0
+    for length, example in sorted(((_longest(rows(e)), e) for e in examples), key=lambda entry: entry[0]):
+        own = len(rows(example))
+        if part and length * (count + own) > most_tokens:
             yield part
-            part, width = [], len(row.ids)
-        part.append(row)
+            part, count = [], 0
+        part.append(example)
+        count += own
     if part:
         yield part
+
+
+def _longest(rows: Sequence[Tokens]) -> int:
+    return max(len(row.ids) for row in rows)

@@ -6,7 +6,14 @@ peak in tests/train/test_needs.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from weft.models import lora, memory
+from weft.models.load import Base
+from weft.records import Tokens
+from weft.train.batches import MICRO_TOKENS
+from weft.train.tuning_config import TuningConfig
 
 FLOAT = 4
 HIDDEN_KEPT, INNER_KEPT = 20, 6
@@ -28,3 +35,20 @@ def training_bytes(config: Any, trained: int, tokens: int, longest: int, learned
     # Gradient, two moments of AdamW, the best so far and the start, for what is trained.
     optimizer = 5 * trained * FLOAT
     return states + logits + optimizer
+
+
+def require_memory(base: Base, rows: Sequence[Tokens], rows_per_step: int, config: TuningConfig) -> None:
+    """Raise ResourceError where a step on the longest of `rows` would not fit; UsageError where LoRA does not.
+
+    The base is wrapped and unwrapped again: only the adapter itself knows how many numbers it trains.
+    """
+    trained = base.parameters
+    if not config.full:
+        trained = sum(parameter.numel() for parameter in lora.wrap(base.model, config.lora, config.seed))
+        lora.unwrap(base.model)
+    longest = max(len(row.ids) for row in rows)
+    tokens = max(longest, min(MICRO_TOKENS, rows_per_step * longest))
+    needed = training_bytes(base.model.config, trained, tokens, longest, max(sum(row.learn) for row in rows))
+    memory.require(
+        needed, f"training {trained:,} parameters of {base.name}", "Lower --max-tokens or --batch-size, choose"
+    )

@@ -6,45 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from weft.models.lora_config import LoraConfig
-from weft.settings import Config
-from weft.train.schedules import ScheduleName
+from weft.train.tuning_config import TuningConfig
 
 
-class SftConfig(Config):
+class SftConfig(TuningConfig):
     """Supervised fine-tuning."""
 
-    full: bool = False
-    """Train every parameter instead of a LoRA adapter."""
-    lora: LoraConfig = LoraConfig()
-    """The adapter's shape."""
-    learning_rate: float | Literal["auto"] = "auto"
-    """Peak rate of AdamW; `auto` goes by the model's size and by whether all of it is trained."""
-    epochs: int | Literal["auto"] = "auto"
-    """Most passes over the training examples; `auto` goes by their number."""
-    batch_size: int = Field(default=16, ge=1)
-    """Examples per optimizer step."""
-    schedule: ScheduleName = "cosine"
-    """How the rate goes on after the warm-up: `wsd` holds it and falls over the last fifth of the steps."""
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the rate rises from zero to its peak."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's decoupled weight decay."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient; a larger one is scaled down."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Numbers that training multiplies; what is trained stays float32. `auto`: bfloat16 where the processor has it."""
-    max_tokens: int | Literal["auto"] = "auto"
-    """Longest example in tokens; longer ones are left out and counted, never cut. `auto`: the base's context."""
     learn: Literal["last", "all"] = "last"
     """Learn the last reply of a conversation, or all replies in it."""
-    validate_every: int | Literal["auto"] = "auto"
-    """Optimizer steps between looks at the validation loss; `auto`: once an epoch, at least every 100."""
-    patience: int = Field(default=3, ge=1)
-    """Looks without improvement after which training stops."""
-    min_improvement: float = Field(default=0.0, ge=0)
-    """Smallest fall of the validation loss, in nats per token, that counts as an improvement."""
-    max_minutes: float | None = Field(default=None, gt=0)
-    """Stop after this time and keep the best so far; a run that is cut by the clock is not repeatable to the byte."""
-    seed: int = Field(default=0, ge=0)
-    """Order of examples and first values of the adapter."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings while learning (NEFTune, Jain et al. 2023, arXiv:2310.05914: 5 to 15); 0: none."""

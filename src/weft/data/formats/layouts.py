@@ -40,7 +40,8 @@ _ROLES: dict[str, Role] = {
     "model": "assistant",
 }
 _TOOL_ROLES = ("tool", "function", "function_call", "observation", "function_response")
-_TOOL_KEYS = ("tool_calls", "function_call", "tools", "functions")
+PREFERENCE_KEYS = ("chosen", "rejected", "preferred_output", "non_preferred_output")
+TOOL_KEYS = ("tool_calls", "function_call", "tools", "functions")
 
 
 class RowFlaw(ValueError):
@@ -65,7 +66,7 @@ def by_columns(row: Mapping[str, Any], input: str, output: str) -> tuple[Message
     if missing:
         raise RowFlaw(
             "column",
-            f"has no {' and no '.join(map(repr, missing))}; it has {_names(row)}",
+            f"has no {' and no '.join(map(repr, missing))}; it has {fields_of(row)}",
             "Give every row the same fields.",
         )
     question = _text(row, input)
@@ -83,11 +84,11 @@ def by_columns(row: Mapping[str, Any], input: str, output: str) -> tuple[Message
 
 def by_layout(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
     """The messages of a row in a known layout, and the layout's name."""
-    if any(key in row for key in ("chosen", "rejected", "preferred_output", "non_preferred_output")):
+    if any(key in row for key in PREFERENCE_KEYS):
         raise RowFlaw(
             "preference",
             "is a preference pair (a better and a worse answer); expected one ideal answer",
-            "Keep the better answer as the assistant's message.",
+            "Learn from it with `weft train DATA --method dpo`, or keep the better answer as the assistant's message.",
         )
     if "messages" in row:
         return _chat(row, "messages", "role", "content"), "chat messages"
@@ -97,13 +98,14 @@ def by_layout(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
     if pair is None:
         raise RowFlaw(
             "layout",
-            f"fits no known layout; it has {_names(row)}",
+            f"fits no known layout; it has {fields_of(row)}",
             "Write chat `messages`, or name two fields with --input and --output.",
         )
     return by_columns(row, *pair), f"{pair[0]} / {pair[1]}"
 
 
-def _names(row: Mapping[str, Any]) -> str:
+def fields_of(row: Mapping[str, Any]) -> str:
+    """The names in a row, for a message."""
     names = [repr(key if len(key) <= 40 else key[:39] + "…") for key in list(row)[:12]]
     more = f" and {len(row) - 12} more" if len(row) > 12 else ""
     return f"the fields {', '.join(names)}{more}" if names else "no fields"
@@ -120,14 +122,14 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tuple[Message, ...]:
-    for name in _TOOL_KEYS:
+    for name in TOOL_KEYS:
         if row.get(name):
-            raise _tools(f"has {name!r}")
+            raise tool_flaw(f"has {name!r}")
     turns = row[key]
     if not isinstance(turns, list) or not turns:
-        found = "an empty list" if turns == [] else f"a {_kind(turns)}"
+        found = "an empty list" if turns == [] else f"a {kind_of(turns)}"
         raise RowFlaw("messages", f"has {found} under {key!r}; expected a list of messages", "Add the messages.")
-    messages = [_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
+    messages = [as_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0].role != "system":
         messages.insert(0, Message("system", system))
@@ -148,17 +150,18 @@ def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tup
     return tuple(messages)
 
 
-def _message(turn: Any, where: str, role_key: str, text_key: str) -> Message:
+def as_message(turn: Any, where: str, role_key: str, text_key: str) -> Message:
+    """One turn of a list; `where` is its place in the row, for the RowFlaw that it may raise."""
     if not isinstance(turn, dict):
         raise RowFlaw(
-            "messages", f"has a {_kind(turn)} at {where}; expected an object", f"Write {role_key} and {text_key}."
+            "messages", f"has a {kind_of(turn)} at {where}; expected an object", f"Write {role_key} and {text_key}."
         )
-    for name in _TOOL_KEYS:
+    for name in TOOL_KEYS:
         if turn.get(name):
-            raise _tools(f"has {name!r} at {where}")
+            raise tool_flaw(f"has {name!r} at {where}")
     name = turn.get(role_key)
     if name in _TOOL_ROLES:
-        raise _tools(f"has a message from {name!r} at {where}")
+        raise tool_flaw(f"has a message from {name!r} at {where}")
     role = _ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         found = f"{name!r}" if role_key in turn else "nothing"
@@ -181,7 +184,7 @@ def _content(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise RowFlaw("content", f"has a {_kind(value)} as {where}; expected a text", "Write the text as a string.")
+        raise RowFlaw("content", f"has a {kind_of(value)} as {where}; expected a text", "Write the text as a string.")
     texts = []
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -196,12 +199,14 @@ def _content(value: Any, where: str) -> str:
     return "".join(texts)
 
 
-def _tools(message: str) -> RowFlaw:
+def tool_flaw(message: str) -> RowFlaw:
+    """The refusal of a row that calls tools."""
     return RowFlaw(
         "tools", f"{message}; calls of tools are not learned yet", "Remove such rows, or write the call as text."
     )
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What JSON calls a value, for a message."""
     names = {type(None): "null", bool: "boolean", dict: "object", list: "list", str: "string"}
     return names.get(type(value), "number")

@@ -1,0 +1,63 @@
+"""What the sealed test pairs say about a tuning on preferences, from the base's and the tuned model's probabilities.
+
+Two shares, each with its interval: of the pairs whose better reply gained more than the worse one (chance: one half),
+and of those whose better reply is the likelier of the two, before and after (a paired test: McNemar's, exact). The
+second moves less: where a worse reply was far likelier, as short ones are, gaining more does not yet overtake it. The
+tuned model is loaded from the files that a user gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft.evaluate.compare import compare_shares, wilson
+from weft.models.load import Base, load
+from weft.progress import Progress
+from weft.records import Preference
+from weft.road.tune import load_tuned
+from weft.runs import Run
+from weft.train import dpo
+from weft.train.batches import MICRO_TOKENS, micro_batches
+
+CARD = "scorecards/pairs.test.json"
+
+
+def judge_pairs(run: Run, test: Sequence[Preference], progress: Progress) -> dict[str, Any]:
+    """`{"pairs", "gained_more", "likelier": {"base", "tuned"}, "difference"}`; measured once, then read back."""
+    if run.has(CARD):
+        return run.read_json(CARD)
+    progress.start("base and tuned on test", 2 * len(test), "pairs")
+    base = _margins(load(run.settings["run"]["base"]["value"]), test, progress)
+    tuned = _margins(load_tuned(run), test, progress)
+    gained = tuned > base
+    figures = {
+        "pairs": len(base),
+        "gained_more": _share(gained),
+        "likelier": {"base": _share(base > 0), "tuned": _share(tuned > 0)},
+        "difference": compare_shares(tuned > 0, base > 0, arms=("tuned", "base"), metric="likelier").to_json(),
+    }
+    for arm in ("base", "tuned"):  # counted before anybody sees the figures
+        run.event("looked", arm=arm, split="test", rows=len(base))
+    run.write_json(CARD, figures)
+    progress.finish(f"the better reply gained more in {gained.mean():.1%} of the pairs")
+    return figures
+
+
+def _share(found: np.ndarray) -> dict[str, float]:
+    return wilson(int(found.sum()), len(found)).to_json()
+
+
+def _margins(model: Base, test: Sequence[Preference], progress: Progress) -> np.ndarray:
+    """For each test pair that fits into the context: how much likelier the better reply is, in nats."""
+    pairs, _ = dpo.render(model, test, model.context)
+    found = np.zeros(len(pairs))
+    for part in micro_batches(range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
+        with torch.no_grad():
+            given = dpo.reply_logprobs(model.model, [pairs[i] for i in part])
+        found[part] = (given[:, 0] - given[:, 1]).numpy(force=True)
+        progress.advance(len(part))
+    return found

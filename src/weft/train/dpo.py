@@ -1,0 +1,176 @@
+"""Direct preference optimization on pairs of replies: fetch, forward, backward, step, log, save, on one page.
+
+Rafailov et al. 2023, arXiv:2305.18290; the losses are in `losses.py`. Both replies of a pair go through one forward
+pass after the same prompt. The reference is the base itself: what it gives to every reply is computed once, before
+anything learns, and kept in memory: there is no second model, also with `full`. Loss is the mean over the pairs of
+the optimizer step. What every method does alike at a step is in `steps.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from weft.errors import TrainError
+from weft.models import lora
+from weft.models.load import Base
+from weft.forest.logprobs import learned_logprobs
+from weft.models.precision import frozen_as, numbers
+from weft.progress import Progress
+from weft.records import Preference, Tokens
+from weft.runs import Run
+from weft.settings import Resolved
+from weft.train import auto
+from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train.dpo_config import DpoConfig
+from weft.train.losses import dpo, per_leaf, rewards
+from weft.train.needs import require_memory
+from weft.train.settle import settled
+from weft.train.steps import Steps, Trained, only_answering
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two replies as tokens after the same prompt, and the log-probabilities that the reference gives them."""
+
+    chosen: Tokens
+    rejected: Tokens
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def rows(self) -> tuple[Tokens, Tokens]:
+        return self.chosen, self.rejected
+
+    @property
+    def tokens(self) -> int:
+        return len(self.chosen.ids) + len(self.rejected.ids)
+
+
+def settle(settings: Resolved[DpoConfig], base: Base, examples: int) -> Resolved[DpoConfig]:
+    """The same settings with every `auto` resolved from the base and the number of training pairs."""
+    return settled(settings, base, examples, auto.preference_rate)
+
+
+def rehearse(base: Base, train: Sequence[Preference], validation: Sequence[Preference], config: DpoConfig) -> None:
+    """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+    pairs, _ = render(base, train, int(config.max_tokens))
+    held_out, _ = render(base, validation, int(config.max_tokens))
+    require_memory(base, [row for pair in (*pairs, *held_out) for row in pair.rows], 2 * config.batch_size, config)
+
+
+def train(
+    run: Run,
+    base: Base,
+    train: Sequence[Preference],
+    validation: Sequence[Preference],
+    config: DpoConfig,
+    progress: Progress,
+) -> Trained:
+    """Tune `base` in place, publish `adapter/` (or `model/` with `full`) in the run's folder, return the record.
+
+    `config` must be settled, `base` as it was loaded. Raises TrainError on non-finite numbers, nothing to learn, or
+    nothing learned.
+    """
+    pairs, skipped = render(base, train, int(config.max_tokens))
+    held_out, _ = render(base, validation, int(config.max_tokens))
+    steps = Steps(run, base, config, len(pairs), progress)
+
+    with frozen_as(base.model, config.precision):
+        # The base has not moved yet, also on a resume: what was learned comes back with the first batch.
+        with lora.disabled(base.model):
+            known = with_reference(base, [*pairs, *held_out], config, progress)
+        pairs, held_out = known[: len(pairs)], known[len(pairs) :]
+
+        for batch in steps.batches([pair.tokens for pair in pairs]):
+            step_pairs = [pairs[i] for i in batch]
+            loss, margins = 0.0, []
+            for part in micro_batches(step_pairs, MICRO_TOKENS, lambda pair: pair.rows):
+                with numbers(base.model, config.precision):
+                    given = reply_logprobs(base.model, part)
+                part_loss = losses(given, part, config).sum() / len(batch)
+                part_loss.backward()
+                loss += float(part_loss.detach())
+                margins.append(_margins(given.detach(), part, config.beta))
+            steps.update(loss, sum(pair.tokens for pair in step_pairs), **_measures(torch.cat(margins)))
+
+            if steps.look_due:
+                steps.look(**_validation(base, held_out, config))
+            steps.save_if_due()
+
+    return steps.publish(skipped)
+
+
+def reply_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> Tensor:
+    """Log-probability of each whole reply and its end token, (P, 2): chosen, rejected. One forward pass."""
+    rows = [row for pair in pairs for row in pair.rows]
+    return per_leaf(learned_logprobs(model, rows), [sum(row.learn) for row in rows]).view(-1, 2)
+
+
+def losses(given: Tensor, pairs: Sequence[Pair], config: DpoConfig) -> Tensor:
+    """The loss of each pair, (P,), from the log-probabilities `given` (P, 2) by the learner."""
+    reference = given.new_tensor([pair.reference for pair in pairs])
+    if config.loss == "ipo":  # its target is per token
+        lengths = given.new_tensor([[sum(row.learn) for row in pair.rows] for pair in pairs])
+        given, reference = given / lengths, reference / lengths
+    return dpo(given[:, 0], given[:, 1], reference[:, 0], reference[:, 1], config.beta, config.loss)
+
+
+def with_reference(base: Base, pairs: Sequence[Pair], config: DpoConfig, progress: Progress) -> list[Pair]:
+    """The pairs with what `base`, as it answers now, gives to their replies; in their order."""
+    progress.start("reference", len(pairs), "pairs")
+    known: dict[int, tuple[float, float]] = {}
+    for part in micro_batches(range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
+        with only_answering(base, config):
+            given = reply_logprobs(base.model, [pairs[i] for i in part])
+        known |= {i: (chosen, rejected) for i, (chosen, rejected) in zip(part, given.tolist(), strict=True)}
+        progress.advance(len(part))
+    progress.finish("log-probabilities of the base")
+    return [replace(pair, reference=known[i]) for i, pair in enumerate(pairs)]
+
+
+def _validation(base: Base, pairs: Sequence[Pair], config: DpoConfig) -> dict[str, float]:
+    """Mean `loss` of the held-out pairs, and how the learner's rewards tell the replies apart."""
+    lost, margins = [], []
+    for part in micro_batches(pairs, MICRO_TOKENS, lambda pair: pair.rows):
+        with only_answering(base, config):
+            given = reply_logprobs(base.model, part)
+        lost.append(losses(given, part, config))
+        margins.append(_margins(given, part, config.beta))
+    return {"loss": float(torch.cat(lost).mean()), **_measures(torch.cat(margins))}
+
+
+def _margins(given: Tensor, pairs: Sequence[Pair], beta: float) -> Tensor:
+    """Reward of the better reply less that of the worse, (P,)."""
+    reward = rewards(given, given.new_tensor([pair.reference for pair in pairs]), beta)
+    return reward[:, 0] - reward[:, 1]
+
+
+def _measures(margins: Tensor) -> dict[str, float]:
+    """Share of pairs whose better reply has the higher reward, and by how much on average."""
+    return {"reward_accuracy": float((margins > 0).float().mean()), "reward_margin": float(margins.mean())}
+
+
+def render(base: Base, examples: Sequence[Preference], max_tokens: int) -> tuple[list[Pair], list[int]]:
+    """Pairs as tokens, and the lines of those of which a reply is too long. Raises TrainError where none is left."""
+    if not examples:
+        raise TrainError(
+            "there are no validation pairs, so nothing tells when to stop: near-duplicate prompts stay in one part, "
+            "and these prompts are all alike. Add pairs with prompts that differ."
+        )
+    most = min(max_tokens, base.context)
+    pairs, skipped = [], []
+    for example in examples:
+        chosen, rejected = (base.chat.example(example.answered(text)) for text in (example.chosen, example.rejected))
+        if max(len(chosen.ids), len(rejected.ids)) > most:
+            skipped.append(example.line)
+        else:
+            pairs.append(Pair(chosen, rejected))
+    if not pairs:
+        raise TrainError(
+            f"none of the {len(examples)} pairs fits into {most} tokens. "
+            "Raise --max-tokens, use a base with a longer context, or shorten prompts and replies."
+        )
+    return pairs, skipped

@@ -1,0 +1,18 @@
+"""The settings of direct preference optimization, apart from its loop so that `weft train --help` needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from weft.train.tuning_config import TuningConfig
+
+
+class DpoConfig(TuningConfig):
+    """Direct preference optimization on pairs of a better and a worse reply."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How dear it is to move away from the base: the smaller, the further (Rafailov et al. 2023, arXiv:2305.18290)."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """`sigmoid`: as DPO; `ipo`: a fixed margin per token, overfits less (Azar et al. 2023, arXiv:2310.12036)."""

@@ -1,0 +1,68 @@
+"""Where a training stands, kept between steps and found again: parameters, best parameters, optimizer, random states.
+
+What a checkpoint is on disk is `checkpoint.py`'s business; when one is written is that of `steps.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from weft.runs import Run, explained
+from weft.train import checkpoint
+
+KEPT = 2
+"""Checkpoints kept: the newest and, should that one be damaged, the one before."""
+
+
+@dataclass
+class State:
+    """Everything beside tensors that a resumed run needs."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int = -1
+    best_loss: float = math.inf
+    best_measures: dict[str, float] = field(default_factory=dict)
+    looks_without_gain: int = 0
+    curve: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"train": [], "validation": []})
+
+
+def save(
+    run: Run, state: State, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """A checkpoint of this very moment; older ones are deleted once it stands. Raises ResourceError."""
+    tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(parameters)}
+    tensors |= {f"best.{i}": kept for i, kept in enumerate(best)}
+    tensors |= checkpoint.optimizer_tensors(optimizer, "optimizer")
+    root = run.path("checkpoints")
+    with explained(root):
+        saved = asdict(state) | {"random": checkpoint.random_state()}
+        checkpoint.save(root / checkpoint.folder_name(state.step), tensors, saved)
+        checkpoint.rotate(root, KEPT)
+
+
+def resume(run: Run, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> State:
+    """The newest whole checkpoint put back in place; a fresh state where there is none. Raises DamageError."""
+    root = run.path("checkpoints")
+    checkpoint.rotate(root, KEPT)  # sweeps away what a kill left half written
+    folder = checkpoint.latest(root)
+    if folder is None:
+        run.forget_metrics_after(0)
+        return State()
+    tensors, saved = checkpoint.load(folder)
+    with torch.no_grad():
+        for i, (parameter, kept) in enumerate(zip(parameters, best, strict=True)):
+            parameter.copy_(tensors[f"parameter.{i}"])
+            kept.copy_(tensors[f"best.{i}"])
+    checkpoint.restore_optimizer(optimizer, tensors, "optimizer")
+    checkpoint.restore_random_state(saved.pop("random"))
+    state = State(**saved)
+    run.forget_metrics_after(state.step)
+    run.event("resumed", step=state.step)
+    return state

@@ -1,0 +1,41 @@
+"""Every `auto` of a training becomes a value before it starts, each with the reason that the run says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from weft.models import precision
+from weft.models.load import Base
+from weft.settings import Resolved
+from weft.train import auto
+from weft.train.tuning_config import TuningConfig
+
+C = TypeVar("C", bound=TuningConfig)
+
+
+def settled(
+    settings: Resolved[C], base: Base, examples: int, learning_rate: Callable[[int, bool], tuple[float, str]]
+) -> Resolved[C]:
+    """The same settings with every `auto` resolved from the base and the number of training examples.
+
+    `learning_rate(parameters, full)` is the method's own rule.
+    """
+    config = settings.config
+    if config.learning_rate == "auto":
+        rate, why = learning_rate(base.parameters, config.full)
+        settings = settings.replace(why, learning_rate=rate)
+    if config.epochs == "auto":
+        epochs, why = auto.epochs(examples)
+        settings = settings.replace(why, epochs=epochs)
+    if config.precision == "auto":
+        settings = settings.replace(
+            "auto: what the processor multiplies", precision=precision.for_training(base.device)
+        )
+    if config.max_tokens == "auto":
+        settings = settings.replace(f"auto: the context of {base.name}", max_tokens=base.context)
+    if config.validate_every == "auto":
+        every, why = auto.validate_every(math.ceil(examples / config.batch_size))
+        settings = settings.replace(why, validate_every=every)
+    return settings

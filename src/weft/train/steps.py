@@ -1,0 +1,261 @@
+"""What every way of tuning a base does alike at each optimizer step, so that a method's loop holds its own idea only.
+
+    steps = Steps(run, base, config, examples, progress)   # makes the base learn
+    for batch in steps.batches(lengths):                   # from the newest checkpoint until steps or patience end
+        …forward and backward, the method's own…
+        steps.update(loss, tokens)                         # clip, rate, step, log
+        if steps.look_due:
+            steps.look(validation_loss)                    # keep the best parameters
+        steps.save_if_due()
+    trained = steps.publish(skipped_lines)
+
+State is saved between steps only, and batches are a function of seed, epoch and position: a run that was killed goes on
+and ends in the same bytes. Nothing is published that is not finite or that training did not change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.errors import TrainError
+from weft.models import lora
+from weft.models.export import save_model
+from weft.models.load import Base
+from weft.models.precision import numbers
+from weft.progress import Progress
+from weft.runs import Run
+from weft.train.batches import epoch_batches
+from weft.train.resume import State, resume, save
+from weft.train.schedules import rate
+from weft.train.tuning_config import TuningConfig
+
+SAVE_SECONDS = 15.0
+"""Most work that a crash can cost."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The record of a finished training; `curve` holds (step, loss) pairs."""
+
+    method: str
+    """`lora` or `full`: what was trained."""
+    trainable_parameters: int
+    total_parameters: int
+    steps: int
+    best_step: int
+    best_loss: float
+    """The validation loss of what is published: nats per learned token (sft), or the mean loss of a pair (dpo)."""
+    best_measures: dict[str, float]
+    """What else the method measured at that look."""
+    stopped_because: str
+    seconds: float
+    tokens: int
+    skipped_lines: tuple[int, ...]
+    result: str
+    curve: dict[str, list[tuple[int, float]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextlib.contextmanager
+def only_answering(base: Base, config: TuningConfig) -> Iterator[None]:
+    """Inside there is no gradient and no dropout; the arithmetic is that of training."""
+    learning = base.model.training
+    base.model.eval()
+    with torch.no_grad(), numbers(base.model, config.precision):
+        yield
+    base.model.train(learning)
+
+
+class Steps:
+    """The optimizer steps of one training, and where it stands. `config` must be settled."""
+
+    def __init__(self, run: Run, base: Base, config: TuningConfig, examples: int, progress: Progress) -> None:
+        """Makes `base` learn, in place; until `batches` is asked for, it still answers as it did."""
+        self._run, self._base, self._config, self._progress = run, base, config, progress
+        self._parameters = _trainable(base.model, config)
+        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        self._best = [parameter.detach().clone() for parameter in self._parameters]
+        torch.manual_seed(config.seed)  # dropout and noise draw from the global generator
+        groups = _groups(base.model, self._parameters, config.lora_plus_ratio)
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
+        self.state = State()
+        self._per_epoch = math.ceil(examples / config.batch_size)
+        self.total = self._per_epoch * int(config.epochs)
+        self._started = self._saved = time.monotonic()
+        self._before = 0.0
+        self._stopped = ""
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """The example numbers of each step that is still to do; `lengths` in tokens, one per example.
+
+        First puts back what the newest checkpoint of the run holds, where there is one.
+        """
+        self.state = resume(self._run, self._parameters, self._best, self._optimizer)
+        self._started = self._saved = time.monotonic()
+        self._before = self.state.seconds
+        self._progress.start("train", self.total, "steps")
+        self._progress.advance(self.state.step)
+        self._base.model.train()
+        known, batches = -1, []
+        while not self._over():
+            epoch, position = divmod(self.state.step, self._per_epoch)
+            if epoch != known:
+                batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, epoch)
+                known = epoch
+            yield batches[position]
+        best = f"best validation loss {self.state.best_loss:.4f} at step {self.state.best_step}"
+        self._progress.finish(f"{self._stopped}; {best}")
+
+    def update(self, loss: float, tokens: int, **measures: float) -> None:
+        """One optimizer step from the gradients of a mean `loss` over `tokens` tokens; `measures` go into the log.
+
+        Raises TrainError where loss or gradient is not finite.
+        """
+        state, config, peak = self.state, self._config, float(self._config.learning_rate)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, config.clip))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise TrainError(
+                f"step {state.step + 1}: loss {loss}, gradient norm {norm}; expected finite numbers. "
+                f"Nothing is published. Lower --learning-rate (now {peak:g}) and name another --out."
+            )
+        warmup = round(config.warmup * self.total)
+        now = peak * rate(config.schedule, state.step, self.total, warmup=warmup, decay=self.total // 5)
+        for group in self._optimizer.param_groups:
+            group["lr"] = now * group["ratio"]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+        state.step += 1
+        state.tokens += tokens
+        state.seconds = self._before + time.monotonic() - self._started
+        state.curve["train"].append((state.step, loss))
+        self._run.metric(
+            step=state.step, loss=loss, learning_rate=now, gradient_norm=norm, tokens=state.tokens, **measures
+        )
+        self._progress.advance(1, _note(state, loss))
+
+    @property
+    def look_due(self) -> bool:
+        """Whether the validation loss is to be looked at now: regularly, at the end, once before time runs out."""
+        state = self.state
+        regular = state.step % int(self._config.validate_every) == 0 or state.step == self.total
+        return regular or (self._out_of_time() and state.best_step < 0)
+
+    def look(self, loss: float, **measures: float) -> None:
+        """Note the validation loss; keep a copy of the parameters where it is the best so far.
+
+        Raises TrainError where it is not finite.
+        """
+        state = self.state
+        state.curve["validation"].append((state.step, loss))
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"step {state.step}: validation loss {loss}; expected a finite number. "
+                "Nothing is published. Lower --learning-rate and name another --out."
+            )
+        named = {f"validation_{name}": value for name, value in measures.items()}
+        self._run.metric(step=state.step, validation_loss=loss, **named)
+        if loss < state.best_loss - self._config.min_improvement:
+            state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
+            state.best_measures = measures
+            _copy(self._parameters, self._best)
+        else:
+            state.looks_without_gain += 1
+
+    def save_if_due(self) -> None:
+        """A checkpoint, where the last one is SAVE_SECONDS old."""
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            save(self._run, self.state, self._parameters, self._best, self._optimizer)
+            self._saved = time.monotonic()
+
+    def publish(self, skipped_lines: Sequence[int]) -> Trained:
+        """Put the best parameters back, write `adapter/` (or `model/` with `full`) into the run, return the record.
+
+        Raises TrainError where they are not finite or training did not change them.
+        """
+        if not all(bool(kept.isfinite().all()) for kept in self._best):
+            raise TrainError(
+                "the trained parameters hold non-finite numbers; nothing is published. Lower --learning-rate."
+            )
+        if all(torch.equal(kept, first) for kept, first in zip(self._best, self._initial, strict=True)):
+            raise TrainError(
+                "training changed nothing, so there is nothing to publish. Raise --learning-rate or --epochs, "
+                "or check that the examples leave tokens to learn."
+            )
+        _copy(self._best, self._parameters)
+        base, full = self._base, self._config.full
+        base.model.eval()
+        if full:
+            save_model(base, self._run.path("model"))
+        else:
+            lora.save_adapter(base.model, self._run.path("adapter"), base_name=base.name, config=self._config.lora)
+        state = self.state
+        return Trained(
+            method="full" if full else "lora",
+            trainable_parameters=sum(parameter.numel() for parameter in self._parameters),
+            total_parameters=base.parameters,
+            steps=state.step,
+            best_step=state.best_step,
+            best_loss=state.best_loss,
+            best_measures=state.best_measures,
+            stopped_because=self._stopped,
+            seconds=round(state.seconds, 1),
+            tokens=state.tokens,
+            skipped_lines=tuple(skipped_lines),
+            result="model" if full else "adapter",
+            curve=state.curve,
+        )
+
+    def _over(self) -> bool:
+        """Whether training ends here, and in `_stopped` why."""
+        if self.state.looks_without_gain >= self._config.patience:
+            self._stopped = f"validation loss has not improved for {self._config.patience} looks"
+        elif self.state.step and self._out_of_time():
+            self._stopped = f"the time limit of {self._config.max_minutes:g} minutes"
+        elif self.state.step >= self.total:
+            self._stopped = "all epochs done"
+        return bool(self._stopped)
+
+    def _out_of_time(self) -> bool:
+        return self._config.max_minutes is not None and self.state.seconds > 60 * self._config.max_minutes
+
+
+def _trainable(model: nn.Module, config: TuningConfig) -> list[nn.Parameter]:
+    if not config.full:
+        return lora.wrap(model, config.lora, config.seed)
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
+
+
+def _groups(model: nn.Module, parameters: Sequence[nn.Parameter], ratio: float) -> list[dict[str, Any]]:
+    """AdamW's groups with their rate over the common one: with LoRA+ the B matrices have their own."""
+    if ratio == 1:
+        return [{"params": list(parameters), "ratio": 1.0}]
+    own = {id(layer.lora_B) for layer in lora.layers(model).values()}
+    return [
+        {"params": [parameter for parameter in parameters if id(parameter) not in own], "ratio": 1.0},
+        {"params": [parameter for parameter in parameters if id(parameter) in own], "ratio": ratio},
+    ]
+
+
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for given, place in zip(source, target, strict=True):
+            place.copy_(given)
+
+
+def _note(state: State, loss: float) -> str:
+    look = f", validation {state.curve['validation'][-1][1]:.3f}" if state.curve["validation"] else ""
+    return f"loss {loss:.3f}{look}"

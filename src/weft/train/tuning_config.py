@@ -1,0 +1,57 @@
+"""The settings that every way of tuning a base has, apart from the loops so that `weft train --help` needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from weft.models.lora_config import LoraConfig
+from weft.settings import Config
+from weft.train.schedules import ScheduleName
+
+
+class TuningConfig(Config):
+    """What is trained, how fast, how long. Each method's Config adds what is its own."""
+
+    full: bool = False
+    """Train every parameter instead of a LoRA adapter."""
+    lora: LoraConfig = LoraConfig()
+    """The adapter's shape."""
+    lora_plus_ratio: float = Field(default=1.0, gt=0)
+    """Rate of the adapter's B matrices over that of its A matrices (LoRA+, Hayou et al. 2024, arXiv:2402.12354)."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Peak rate of AdamW; `auto` goes by method, the model's size and whether all of it is trained."""
+    epochs: int | Literal["auto"] = "auto"
+    """Most passes over the training examples; `auto` goes by their number."""
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per optimizer step."""
+    schedule: ScheduleName = "cosine"
+    """How the rate goes on after the warm-up: `wsd` holds it and falls over the last fifth of the steps."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the rate rises from zero to its peak."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers that training multiplies; what is trained stays float32. `auto`: bfloat16 where the processor has it."""
+    max_tokens: int | Literal["auto"] = "auto"
+    """Longest example in tokens; longer ones are left out and counted, never cut. `auto`: the base's context."""
+    validate_every: int | Literal["auto"] = "auto"
+    """Optimizer steps between looks at the validation loss; `auto`: once an epoch, at least every 100."""
+    patience: int = Field(default=3, ge=1)
+    """Looks without improvement after which training stops."""
+    min_improvement: float = Field(default=0.0, ge=0)
+    """Smallest fall of the validation loss that counts as an improvement."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Stop after this time and keep the best so far; a run that is cut by the clock is not repeatable to the byte."""
+    seed: int = Field(default=0, ge=0)
+    """Order of examples and first values of the adapter."""
+
+    @field_validator("lora_plus_ratio")
+    @classmethod
+    def _needs_an_adapter(cls, ratio: float, told: ValidationInfo) -> float:
+        if ratio != 1 and told.data.get("full"):
+            raise ValueError("with --full there is no adapter whose matrices could learn at two rates; leave one out")
+        return ratio
