@@ -13,7 +13,11 @@ import pytest
 
 from weft.cli import VERBS, cli
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("training.md", "runs.md", "verdict.md", "forest.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("training", "runs", "verdict", "forest")),
+]
 
 
 def commands(text: str) -> list[list[str]]:

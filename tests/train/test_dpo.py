@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from weft.errors import ResourceError, TrainError, UsageError
-from weft.models import lora, memory
 from weft.forest.logprobs import learned_logprobs
+from weft.models import lora, memory
 from weft.progress import Silent
 from weft.records import Message, Preference
 from weft.runs import Run

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import TrainError
+from weft.forest.logprobs import learned_logprobs
 from weft.models import lora
 from weft.models.load import Base
-from weft.forest.logprobs import learned_logprobs
 from weft.models.precision import frozen_as, numbers
 from weft.progress import Progress
 from weft.records import Preference, Tokens

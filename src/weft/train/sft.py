@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from weft.errors import TrainError
-from weft.models.load import Base
 from weft.forest.logprobs import learned_logprobs
+from weft.models.load import Base
 from weft.models.precision import frozen_as, numbers
 from weft.progress import Progress
 from weft.records import Conversation, Tokens
