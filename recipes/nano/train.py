@@ -40,6 +40,7 @@ STAGES = (
     Stage(971, 5.5e-3, 1),
     Stage(1154, 4.5e-3, 2),
     Stage(1784, 4.5e-3, 2, decay=630),
+    Stage(2700, 3e-3, 2, decay=650),
 )
 
 
@@ -109,7 +110,7 @@ def first_micro_batch(step: int) -> int:
 def schedule_of_batches(mix, seed: int = SEED):
     """`batches(step)`: each micro-batch draws its bucket, then its rows, from its position in the run."""
     from recipes.nano.mix import phase_at
-    from weft.train.pretrain import collate
+    from weft.train.from_scratch import collate
 
     def batches(step: int):
         made = []
@@ -160,7 +161,7 @@ def main() -> None:
 
     from recipes.nano import attention, probe, text, tokenizer
     from recipes.nano.mix import Mix
-    from weft.train import pretrain
+    from weft.train import from_scratch
 
     torch.set_num_threads(1)
     corpus = text.load_or_build(args.run / "corpus.json", args.text, HERE.parent.parent / "examples")
@@ -180,7 +181,7 @@ def main() -> None:
     for stage in STAGES:
         if stage.short_attention:
             attention.use(model)
-        config = pretrain.PretrainConfig(
+        config = from_scratch.FromScratchConfig(
             steps=stage.until,
             schedule="wsd",
             warmup_steps=60,
@@ -193,7 +194,7 @@ def main() -> None:
             checkpoint_seconds=args.checkpoint_seconds,
             keep=3,
         )
-        done = pretrain.run(
+        done = from_scratch.run(
             model,
             schedule_of_batches(mix),
             config,

@@ -61,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; every expected failure ends in a sentence and its exit code."""
     from weft.errors import WeftError
 
-    # Waiting threads that spin make every step many times slower when something else runs on the same cores.
+    # Threads that spin for long make every step many times slower when something else runs on the same cores; threads
+    # that sleep at once make short products as slow as on one core. A short spin has neither fault.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         code = cli.main(arguments, prog_name="weft", standalone_mode=False)
         sys.stdout.flush()
