@@ -34,7 +34,7 @@ def preference_rate(parameters: int, full: bool) -> tuple[float, str]:
 
 def epochs(examples: int) -> tuple[int, str]:
     """At most how often each example is seen, and why; early stopping ends it sooner where it stops helping."""
-    count = max(4, min(10, round(2700 / max(examples, 1))))
+    count = max(4, min(10, round(3600 / max(examples, 1))))
     return count, f"auto: {examples:,} training examples, at most 10, at least 4"
 
 
