@@ -64,6 +64,15 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """One text to learn as it stands. `file`: where it is from; `line`: of the row in it, 0 where it is the file."""
+
+    text: str
+    file: str
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """A rendered conversation: `ids` and, for each, whether it is learned (`learn[i]`: loss on predicting `ids[i]`)."""
 
@@ -91,9 +100,17 @@ class Finding:
     message: str
     cost: str = ""
     cure: str = ""
+    file: str = ""
+    """Where there are several files: which."""
+
+    @property
+    def place(self) -> str:
+        """`FILE, line N`, or what there is of it."""
+        return ", ".join(filter(None, (self.file, f"line {self.line}" if self.line else "")))
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **({"file": self.file} if self.file else {}),
             "rule": self.rule,
             "line": self.line,
             "severity": self.severity,
@@ -131,6 +148,19 @@ class PreferenceSet:
     """Rows in the file, good and bad."""
     sha256: str
     """Of the file's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSet:
+    """A file or folder of texts as read: the good documents, what was wrong with the others, how it was understood."""
+
+    path: str
+    layout: str
+    """What was there, in words: `3 text files`, `120 JSON rows`."""
+    documents: tuple[Document, ...]
+    findings: tuple[Finding, ...]
+    sha256: str
+    """Of the file's bytes; of a folder: of the names and bytes of the files that were read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,3 +71,12 @@ def test_real_questions_form_no_giant_cluster(shared: Path) -> None:
         sizes = Counter(near.clusters([near.asked(example) for example in examples]))
         assert 0.9 * len(examples) < len(sizes) < 0.97 * len(examples)
         assert max(sizes.values()) <= 10
+
+
+def test_documents_are_compared_by_runs_of_words_since_all_hold_the_same_letters() -> None:
+    random.seed(6)
+    texts = [" ".join(random.choices(WORDS, k=900)) for _ in range(3)]
+    assert near.clusters(texts) == (0, 0, 0)
+    texts.append(texts[1].replace("kettle boots", "Kettle, tall boots"))
+    assert near.clusters(texts, shingles=near.words) == (0, 1, 2, 1)
+    assert near.words("one two") == {"one two"} and len(near.words("x y " * 5000)) == 2

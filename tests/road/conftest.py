@@ -18,7 +18,7 @@ from weft.testing import save_base
 WORDS = {"billing": "invoice", "shipping": "parcel", "account": "login"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> None:
     """Several threads on a busy machine wait for each other far longer than these models compute."""
     import torch

@@ -110,7 +110,7 @@ def test_what_belongs_to_the_other_method_is_refused(weft: Any, tiny: str) -> No
             ["train", "pairs.jsonl", "--method", "dpo", "--neftune-alpha", "5"],
             "--neftune-alpha: a setting of --method sft",
         ),
-        (["train", "pairs.jsonl", "--method", "dop"], "Input should be 'sft' or 'dpo'"),
+        (["train", "pairs.jsonl", "--method", "dop"], "Input should be 'sft', 'dpo' or 'pretrain'"),
         (["run", "pairs.jsonl", "--method", "dpo"], "no one ideal answer to measure the arms by"),
     ):
         code, out, err = weft(*arguments)
@@ -150,6 +150,12 @@ def test_too_few_pairs_name_the_rows_that_cannot_be_used(weft: Any, tiny: str) -
 def test_help_lists_the_flags_of_every_method(weft: Any) -> None:
     code, out, _ = weft("train", "--help")
     assert code == 0
-    for flag in ("--method [sft|dpo]", "--beta", "--loss [sigmoid|ipo]", "--neftune-alpha", "--lora-plus-ratio"):
+    for flag in (
+        "--method [sft|dpo|pretrain]",
+        "--beta",
+        "--loss [sigmoid|ipo]",
+        "--neftune-alpha",
+        "--lora-plus-ratio",
+    ):
         assert flag in out
     assert out.count("--learning-rate") == 1

@@ -1,184 +1,156 @@
-"""The pretraining loop on a model small enough to learn in a second."""
+"""Documents: the loss is that of transformers, it falls, general text is watched, the same bytes again."""
 
 from __future__ import annotations
 
 import json
 import math
-from random import Random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from weft.errors import TrainError
-from weft.train import checkpoint, pretrain, schedules
-from weft.train.pretrain import Batch, PretrainConfig, collate
-
-
-def tiny():
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(5)
-    config = Qwen3Config(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    return Qwen3ForCausalLM(config)
+from weft.errors import ResourceError, TrainError, UsageError
+from weft.forest.logprobs import learned_logprobs
+from weft.models import memory
+from weft.progress import Silent
+from weft.records import Document
+from weft.runs import Run
+from weft.settings import resolve
+from weft.testing import tiny_base
+from weft.train import auto, pretrain, steps
+from weft.train.documents import Writer, packed
+from weft.train.mix import Mix
+from weft.train.pretrain import HeldOut
+from weft.train.pretrain_config import PretrainConfig
 
 
-def batches(step: int) -> list[Batch]:
-    """Rows that repeat a random pair: learnable, and a function of the step."""
-    made = []
-    for part in range(2):
-        rng = Random(f"{step}/{part}")
-        rows = []
-        for _ in range(4):
-            pair = [rng.randrange(2, 32), rng.randrange(2, 32)]
-            length = rng.randrange(8, 17)
-            rows.append(((pair * 8)[:length], [1.0] * length))
-        made.append(collate(rows, 16, 0))
-    return made
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
-CONFIG = PretrainConfig(
-    steps=24, warmup_steps=4, decay_steps=6, matrix_rate=0.02, other_rate=0.02, log_seconds=1e9, checkpoint_seconds=1e9
-)
-QUIET = {"report": lambda line: None}
+def _rows(word: str, numbers: range) -> list[Any]:
+    writer = Writer.of(tiny_base(), 48)
+    return [row for n in numbers for row in writer.rows(Document(f"{word} {n} " * (1 + n % 7), ""))]
 
 
-def weights_of(model):
-    return {n: p.detach().clone() for n, p in model.named_parameters()}
+def _mix(**values: Any) -> Mix:
+    general = packed(_rows("sun", range(6)), 48)
+    ready = {"packs": packed(_rows("moon", range(20)), 48), "replay": general, "share": 0.2, "seed": 0}
+    return Mix(**{**ready, **values})
 
 
-def test_the_loss_falls_and_the_log_says_so(tmp_path):
-    model = tiny()
-    lines = []
-    config = CONFIG.model_copy(update={"log_seconds": 0.0, "steps": 60})
-    result = pretrain.run(model, batches, config, tmp_path, report=lines.append)
-    losses = [json.loads(x)["loss"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert len(losses) == len(lines) == 60
-    assert losses[0] == pytest.approx(math.log(32), abs=0.3)
-    assert losses[-1] < 0.6 * losses[0]
-    assert (result.step, result.tokens) == (60, 60 * 2 * 4 * 16)
+HELD_OUT = HeldOut(tuple(_rows("moon", range(50, 54))), tuple(_rows("sun", range(50, 54))))
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
-    whole, halved = tiny(), tiny()
-    pretrain.run(whole, batches, CONFIG, tmp_path / "whole", **QUIET)
-    pretrain.run(halved, batches, CONFIG, tmp_path / "halved", stop_after=11, **QUIET)
-    again = tiny()
-    torch.manual_seed(999)
-    result = pretrain.run(again, batches, CONFIG, tmp_path / "halved", **QUIET)
-    assert result.step == 24
-    expected = weights_of(whole)
-    assert all(torch.equal(p, expected[n]) for n, p in again.named_parameters())
-    assert any(not torch.equal(p, expected[n]) for n, p in halved.named_parameters())
+def _config(**values: Any) -> PretrainConfig:
+    ready = {"learning_rate": 5e-3, "epochs": 2, "max_tokens": 48, "validate_every": 4, "precision": "float32"}
+    return PretrainConfig.model_validate({**ready, "lora": {"r": 4}, **values})
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
-    config = CONFIG.model_copy(update={"checkpoint_seconds": 0.0, "keep": 3})
-    pretrain.run(tiny(), batches, config, tmp_path / "a", stop_after=6, **QUIET)
-    newest = checkpoint.latest(tmp_path / "a")
-    (newest / checkpoint.TENSORS).write_bytes(b"x")
-    again = tiny()
-    lines: list[str] = []
-    pretrain.run(again, batches, config, tmp_path / "a", report=lines.append)
-    assert "passed over" in lines[0] and "step-00000006" in lines[0]
-    whole = tiny()
-    pretrain.run(whole, batches, config, tmp_path / "b", **QUIET)
-    expected = weights_of(whole)
-    assert all(torch.equal(p, expected[n]) for n, p in again.named_parameters())
+def _train(folder: Path, *, mix: Mix | None = None, held_out: HeldOut = HELD_OUT, **values: Any) -> Any:
+    run = Run.create(folder, {"run": {}})
+    mix = mix or _mix()
+    return run, pretrain.train(run, tiny_base(), mix, held_out, _config(**values), Silent())
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path):
-    model = tiny()
-    pretrain.run(model, batches, CONFIG, tmp_path, stop_after=None, **QUIET)
-    expected = weights_of(model)
-    again = tiny()
-    assert pretrain.run(again, batches, CONFIG, tmp_path, **QUIET).step == 24
-    assert all(torch.equal(p, expected[n]) for n, p in again.named_parameters())
+def test_the_first_loss_is_that_of_transformers_over_all_tokens_of_the_step(tmp_path: Path) -> None:
+    mix = _mix(replay=())
+    run, _ = _train(tmp_path / "r", mix=mix, batch_size=1000, epochs=1)
+    model = tiny_base().model
+    total = tokens = 0.0
+    for row in (row for pack in mix.packs for row in pack):
+        ids = torch.tensor([row.ids])
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (len(row.ids) - 1)
+        tokens += len(row.ids) - 1
+    assert run.metrics()[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_is_a_failure(tmp_path):
-    def poisoned(step):
-        made = batches(step)
-        if step == 3:
-            made[0].weights[0, 3] = math.inf
-        return made
-
-    with pytest.raises(TrainError, match=r"step 3: loss nan.* Lower matrix_rate"):
-        pretrain.run(tiny(), poisoned, CONFIG, tmp_path, **QUIET)
-    assert checkpoint.latest(tmp_path) is None
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    pretrain.run(tiny(), batches, CONFIG, tmp_path, stop_after=1, **QUIET)
-    other = tiny()
-    other.resize_token_embeddings(40)
-    with pytest.raises(TrainError, match="holds another model"):
-        pretrain.run(other, batches, CONFIG, tmp_path, **QUIET)
+def test_documents_are_learned_and_general_text_is_looked_at(tmp_path: Path) -> None:
+    run, record = _train(tmp_path / "r", epochs=4)
+    looks = [line for line in run.metrics() if "validation_loss" in line]
+    assert looks[-1]["validation_loss"] < 0.8 * run.metrics()[0]["loss"]
+    best = next(look for look in looks if look["step"] == record.best_step)
+    assert best["validation_replay_loss"] == record.best_measures["replay_loss"] > record.best_loss
+    assert record.skipped_lines == () and record.result == "adapter"
+    _, without = _train(tmp_path / "s", mix=_mix(replay=()), held_out=HeldOut(HELD_OUT.rows))
+    assert without.best_measures == {}
 
 
-def test_watch_is_asked_at_each_checkpoint_in_eval_mode(tmp_path):
-    seen = []
+def test_a_training_that_is_interrupted_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, undisturbed = _train(tmp_path / "whole")
+    monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
+    save = steps.save
+    for stop in (1, undisturbed.steps // 2 + 1):
 
-    def watch(model, step):
-        seen.append((step, model.training))
-        return {"x": 0.5}
+        def dies(run: Run, state: Any, *rest: Any, stop: int = stop) -> None:
+            save(run, state, *rest)
+            if state.step == stop:
+                raise KeyboardInterrupt
 
-    pretrain.run(
-        tiny(),
-        batches,
-        CONFIG.model_copy(update={"steps": 2, "checkpoint_seconds": 0.0}),
-        tmp_path,
-        watch=watch,
-        **QUIET,
-    )
-    assert seen == [(1, False), (2, False)]
-
-
-def test_weighted_loss_is_that_of_the_formula():
-    torch.manual_seed(1)
-    hidden, head = torch.randn(2, 5, 8), nn.Linear(8, 11, bias=False)
-    batch = collate([([1, 2, 3, 4, 5], [9.0, 1.0, 0.0, 0.5, 1.0]), ([6, 7, 8], [9.0, 0.0, 2.0])], 5, 0)
-    logprobs = head(hidden).log_softmax(-1)
-    expected = sum(
-        -float(batch.weights[b, t]) * logprobs[b, t - 1, batch.ids[b, t]] for b in range(2) for t in range(1, 5)
-    )
-    assert torch.allclose(pretrain.weighted_loss(hidden, head, batch, chunk=2), expected)
+        monkeypatch.setattr(steps, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tmp_path / "cut")
+    monkeypatch.setattr(steps, "save", save)
+    cut, resumed = _train(tmp_path / "cut")
+    names = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "metrics.jsonl")
+    assert [name for name in names if cut.path(name).read_bytes() != whole.path(name).read_bytes()] == []
+    assert resumed.best_measures == undisturbed.best_measures
+    events = [json.loads(line) for line in cut.path("events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "resumed"] == [1, undisturbed.steps // 2 + 1]
 
 
-def test_collate_pads_on_the_right_without_weight():
-    batch = collate([([5, 6], [1.0, 1.0])], 4, 0)
-    assert batch.ids.tolist() == [[5, 6, 0, 0]] and batch.weights.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+def test_micro_batches_change_nothing_beyond_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = _train(tmp_path / "whole", epochs=1)
+    monkeypatch.setattr(pretrain, "MICRO_TOKENS", 60)
+    parts, _ = _train(tmp_path / "parts", epochs=1)
+    for a, b in zip(whole.metrics(), parts.metrics(), strict=True):
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), abs=1e-5)
 
 
-def test_muon_has_the_matrices_and_adamw_the_rest_without_decay_of_norms():
-    model = tiny()
-    muon, adam = pretrain.optimizers(model, CONFIG)
-    names = {id(p): n for n, p in model.named_parameters()}
-    matrices = {names[id(p)] for g in muon.param_groups for p in g["params"]}
-    assert all("layers" in n and "proj" in n for n in matrices)
-    embedded, norms = ([names[id(p)] for p in g["params"]] for g in adam.param_groups)
-    assert embedded == ["model.embed_tokens.weight"]
-    assert all("norm" in n for n in norms) and adam.param_groups[1]["weight_decay"] == 0.0
-    assert len(matrices) + len(embedded) + len(norms) == len(names)
+def test_full_fine_tuning_learns_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "save_model", lambda base, folder: None)  # this base has no folder to copy
+    run, record = _train(tmp_path / "r", full=True, learning_rate=1e-3)
+    assert record.result == "model" and record.best_loss < run.metrics()[0]["loss"]
 
 
-def test_the_length_may_be_decided_late_with_wsd():
-    long, short = CONFIG.model_copy(update={"steps": 1000}), CONFIG
-    for step in range(CONFIG.steps - CONFIG.decay_steps):
-        a, b = (
-            schedules.rate(c.schedule, step, c.steps, warmup=c.warmup_steps, decay=c.decay_steps) for c in (long, short)
-        )
-        assert a == b
+def test_auto_is_resolved_with_its_reasons() -> None:
+    base = tiny_base()
+    settled = pretrain.settle(resolve(PretrainConfig, {}, environment={}), base, 40)
+    config = settled.config
+    assert (config.max_tokens, config.epochs, config.validate_every, config.batch_size) == (256, 4, 10, 4)
+    assert config.learning_rate == auto.learning_rate(base.parameters, False)[0]
+    assert "Muennighoff" in settled.origins["epochs"] and "at most 2,048" in settled.origins["max_tokens"]
+    assert pretrain.longest_row(_config(max_tokens=9000), base) == 256
+
+
+def test_settings_that_cannot_be_meant_are_refused() -> None:
+    for flags, said in (
+        ({"max_tokens": 8}, "fewer than 16 tokens"),
+        ({"train_end_token": True}, "Documents hold no end of a reply"),
+        ({"replay_share": 1.0}, "less than 1"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            resolve(PretrainConfig, flags, environment={})
+
+
+def test_what_training_would_refuse_is_refused_by_the_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base()
+    pretrain.rehearse(base, _mix(), HELD_OUT, _config())
+    with pytest.raises(UsageError, match="above the size"):
+        pretrain.rehearse(base, _mix(), HELD_OUT, _config(lora={"r": 500}))
+    monkeypatch.setattr(memory, "available_bytes", lambda root: 1000)
+    with pytest.raises(ResourceError, match="Lower --max-tokens or --batch-size"):
+        pretrain.rehearse(base, _mix(), HELD_OUT, _config())
+
+
+def test_a_loss_that_is_not_finite_names_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(model: Any, rows: Any) -> torch.Tensor:
+        return learned_logprobs(model, rows) * (math.nan if model.training else 1.0)
+
+    monkeypatch.setattr(pretrain, "learned_logprobs", poisoned)
+    with pytest.raises(TrainError, match=r"step 1: loss nan.*--learning-rate"):
+        _train(tmp_path / "r")
+    assert not (tmp_path / "r/adapter").exists()

@@ -9,10 +9,11 @@ import click
 
 from weft.cli.options import flags, gather
 from weft.errors import UsageError
-from weft.road.settings import MethodConfig, PairsConfig, RoadConfig
+from weft.road.settings import DocumentsConfig, MethodConfig, PairsConfig, RoadConfig
 from weft.settings import Config
 
-METHODS: dict[str, type[Config]] = {"sft": RoadConfig, "dpo": PairsConfig}
+_ORDER = ("before", "after", "ratio")
+METHODS: dict[str, type[Config]] = {"sft": RoadConfig, "dpo": PairsConfig, "pretrain": DocumentsConfig}
 
 
 def _own(method: str) -> tuple[str, ...]:
@@ -21,19 +22,22 @@ def _own(method: str) -> tuple[str, ...]:
     return tuple(key for key in METHODS[method].model_fields if key not in others)
 
 
-@click.command("train", short_help="One training run on a file of examples.")
+@click.command("train", short_help="One training run on a file of examples, or on documents.")
 @click.argument("data")
 @click.option("--out", help="Run folder; default: runs/NAME-FINGERPRINT, so that the same command continues its run.")
 @click.option("--config", "file", help="YAML file with settings; flags and WEFT_* variables go before it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record of the training as one JSON object on stdout.")
 @flags(MethodConfig)
 @flags(PairsConfig, only=_own("dpo"))
+@flags(DocumentsConfig, only=_own("pretrain"))
 @flags(RoadConfig, without=("method",))
 def command(data: str, out: str | None, file: str | None, as_json: bool, **values: Any) -> None:
     """Tune the base on DATA's training part and publish the adapter.
 
     DATA holds ideal answers for the method `sft` (`weft eval RUN` measures the result), pairs of a better and a worse
-    reply for `dpo`, which measures itself on its sealed pairs. Or it is the folder of an unfinished run.
+    reply for `dpo`, texts for `pretrain` (a .txt, .md or JSONL file, or a folder of them); these measure themselves on
+    what they have sealed. Or it is the folder of an unfinished run. With `pretrain` --batch-size counts packs of
+    documents (default 4) and --max-tokens cuts rows instead of leaving examples out.
     """
     from weft.cli.terminal import TerminalProgress, print_json
     from weft.road.begin import method_of
@@ -51,21 +55,24 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
         f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters trained "
         f"in {record['steps']} steps, {record['seconds']:.0f} s; stopped: {record['stopped_because']}"
     )
-    unit = "nats per token" if method == "sft" else "per pair"
+    unit = "per pair" if method == "dpo" else "nats per token"
     click.echo(f"best validation loss {record['best_loss']:.4f} {unit} at step {record['best_step']}")
     if record["skipped_lines"]:
         lines = ", ".join(map(str, record["skipped_lines"][:10]))
         click.echo(f"left out as too long: {len(record['skipped_lines'])} examples (lines {lines})")
     if method == "dpo":
         click.echo(_on_test(record["test"]))
+    if method == "pretrain":
+        click.echo(_perplexities(record["test"]))
     click.echo(f"{record['result']}: {published}")
     measure = f"weft eval {run.folder}   or: " if method == "sft" else ""
     click.echo(f"next: {measure}weft chat {run.folder}")
 
 
 def _refuse_flags_of_others(method: str, values: Mapping[str, Any]) -> None:
-    for other in METHODS:
-        foreign = [key for key in _own(other) if other != method and values.get(key) is not None]
+    known = METHODS.get(method, RoadConfig).model_fields
+    for other, kind in METHODS.items():
+        foreign = [key for key in kind.model_fields if key not in known and values.get(key) is not None]
         if foreign:
             names = ", ".join(f"--{key.replace('_', '-')}" for key in foreign)
             raise UsageError(
@@ -82,6 +89,24 @@ def _on_test(test: Mapping[str, Any]) -> str:
         f"on {test['pairs']} test pairs the better reply gained more in {_share(test['gained_more'])}, chance 50 %;\n"
         f"it is the likelier of the two in {_share(tuned)}, base {_share(base)}; difference {change}, "
         f"p = {gap['p']:.3g} ({gap['test']})"
+    )
+
+
+def _perplexities(test: Mapping[str, Any]) -> str:
+    """What adaptation did to sealed documents, and to general text; see `road/judge_documents.py`."""
+    lines = [f"perplexity on {_change(test['documents'], 'test documents')}"]
+    if "replay" in test:
+        lines.append(f"forgetting, on {_change(test['replay'], 'documents of --replay that nothing learned')}")
+    else:
+        lines.append("what the base forgot was not measured: --replay names general text for that")
+    return "\n".join(lines)
+
+
+def _change(found: Mapping[str, Any], what: str) -> str:
+    before, after, ratio = ("{value:.2f} ({low:.2f} to {high:.2f})".format(**found[k]) for k in _ORDER)
+    return (
+        f"{found['documents']:,} {what} ({found['tokens']:,} tokens): base {before}, tuned {after};\n"
+        f"    tuned over base {ratio}, p = {found['p']:.3g} (paired permutation)"
     )
 
 

@@ -1,7 +1,8 @@
 """Texts that say almost the same: found by MinHash-LSH, confirmed by their exact Jaccard similarity.
 
-Compared are the 3-character shingles of the plain text (case, punctuation and spacing do not count). Shingles that most
-texts hold, such as an instruction repeated in every row, are left out: they would glue different questions together.
+Compared are the 3-character shingles of the plain text (case, punctuation and spacing do not count), or of whole
+documents runs of words. Shingles that most texts hold, such as an instruction repeated in every row, are left out: they
+would glue different questions together.
 Deterministic. The MinHash is rensa's (Broder 1997).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from weft.records import Conversation
 
@@ -17,6 +18,7 @@ THRESHOLD = 0.8
 """Jaccard similarity from which two texts are near duplicates."""
 
 _SHINGLE = 3
+_RUN, _MOST_WORDS = 5, 2000
 # 24 bands of 8: a pair at 0.8 is met with 99 %, one at 0.5 with 9 %.
 _PERMUTATIONS, _BANDS, _SEED = 192, 24, 20
 _COMMON_SHARE = 0.5
@@ -35,13 +37,28 @@ def plain(text: str) -> str:
     return _NOT_WORD.sub(" ", text.casefold()).strip() or text.strip()
 
 
-def clusters(texts: Sequence[str], *, threshold: float = THRESHOLD) -> tuple[int, ...]:
+def letters(text: str) -> frozenset[str]:
+    """The runs of three characters: what short texts are compared by."""
+    padded = f" {text} "
+    return frozenset(padded[at : at + _SHINGLE] for at in range(max(1, len(padded) - _SHINGLE + 1)))
+
+
+def words(text: str) -> frozenset[str]:
+    """The runs of five words among the first 2,000: what documents are compared by, which all hold the same letters."""
+    listed = text.split(maxsplit=_MOST_WORDS)[:_MOST_WORDS]
+    return frozenset(" ".join(listed[at : at + _RUN]) for at in range(max(1, len(listed) - _RUN + 1)))
+
+
+Shingles = Callable[[str], frozenset[str]]
+
+
+def clusters(texts: Sequence[str], *, threshold: float = THRESHOLD, shingles: Shingles = letters) -> tuple[int, ...]:
     """For each text the index of the first text of its cluster: near duplicates, and near duplicates of those."""
     first: dict[str, int] = {}
     own = [first.setdefault(plain(text), index) for index, text in enumerate(texts)]
     distinct = list(first)
     parents = list(range(len(distinct)))
-    for left, right in _pairs(distinct, threshold):
+    for left, right in _pairs(distinct, threshold, shingles):
         low, high = sorted((_root(parents, left), _root(parents, right)))
         parents[high] = low
     places = {index: position for position, index in enumerate(first.values())}
@@ -56,13 +73,13 @@ def _root(parents: list[int], item: int) -> int:
     return item
 
 
-def _pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
+def _pairs(texts: Sequence[str], threshold: float, taken_apart: Shingles) -> Iterator[tuple[int, int]]:
     """Pairs of distinct plain texts at or above the threshold."""
     from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
 
     if len(texts) < 2:
         return
-    whole = [_shingles(text) for text in texts]
+    whole = [taken_apart(text) for text in texts]
     shingles = _without_common(whole)
     hashes = RMinHash.from_token_sets([list(own) for own in shingles], _PERMUTATIONS, _SEED)
     index = RMinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, num_bands=_BANDS)
@@ -77,11 +94,6 @@ def _pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
 def _alike(left: frozenset[str], right: frozenset[str], threshold: float) -> bool:
     both = len(left & right)
     return both >= threshold * (len(left) + len(right) - both)
-
-
-def _shingles(text: str) -> frozenset[str]:
-    padded = f" {text} "
-    return frozenset(padded[at : at + _SHINGLE] for at in range(max(1, len(padded) - _SHINGLE + 1)))
 
 
 def _without_common(sets: list[frozenset[str]]) -> list[frozenset[str]]:

@@ -44,18 +44,20 @@ def split(
     seed: int = 0,
     validation: float = 0.1,
     test: float = 0.2,
+    shingles: near.Shingles = near.letters,
 ) -> Split:
     """The three parts, each in the order of `examples`; `labels` gives one label per example to stratify by.
 
     `validation` and `test` are the wanted shares of clusters. Fewer than 3 clusters all go to train, 3 or more leave no
-    part empty. Raises UsageError for shares that leave nothing to train on, or labels that do not match.
+    part empty. `shingles`: what near duplicates are compared by. Raises UsageError for shares that leave nothing to
+    train on, or labels that do not match.
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise UsageError(f"split: validation={validation} and test={test}; expected shares above 0, together below 1.")
     if labels is not None and len(labels) != len(examples):
         raise UsageError(f"split: {len(labels)} labels for {len(examples)} examples; expected one for each.")
     parts: dict[SplitName, list[_Cluster]] = {"train": [], "validation": [], "test": []}
-    for stratum in _strata(_clusters(examples, labels, seed)):
+    for stratum in _strata(_clusters(examples, labels, seed, shingles)):
         for name, cluster in _assigned(stratum, validation, test):
             parts[name].append(cluster)
     parts["validation"], surplus = _limited(parts["validation"], MAX_VALIDATION)
@@ -68,10 +70,12 @@ def split(
     )
 
 
-def _clusters(examples: Sequence[Conversation], labels: Sequence[str] | None, seed: int) -> list[_Cluster]:
+def _clusters(
+    examples: Sequence[Conversation], labels: Sequence[str] | None, seed: int, shingles: near.Shingles
+) -> list[_Cluster]:
     texts = [near.asked(example) for example in examples]
     members: dict[int, list[int]] = defaultdict(list)
-    for index, first in enumerate(near.clusters(texts)):
+    for index, first in enumerate(near.clusters(texts, shingles=shingles)):
         members[first].append(index)
     clusters = []
     for rows in members.values():

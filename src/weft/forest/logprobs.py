@@ -41,7 +41,7 @@ def _over_forest(model: Decoder, rows: Sequence[Tokens]) -> Tensor:
         torch.from_numpy(array).to(device) for array in (forest.ids, forest.positions, keep, sources, forest.targets)
     )
     hidden = model.states(ids, positions, ForestAttention(forest, keep, device), kept)
-    if type(model.lm_head) is nn.Linear:
+    if isinstance(model.lm_head, nn.Linear):
         return token_logprobs(hidden, model.lm_head.weight, states, targets)
     logits = model.lm_head(hidden).float().log_softmax(-1)  # an adapted head: autograd knows its way
     return logits[states, targets]

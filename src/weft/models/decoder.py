@@ -21,14 +21,8 @@ from torch.nn import functional
 
 from weft.errors import ModelError
 from weft.models import attention, kernels
+from weft.models.facts import FAMILIES
 
-FAMILIES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""`model_type` to the class that transformers has for it."""
 _STATED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "rms_norm_eps", "max_position_embeddings",
@@ -116,10 +110,24 @@ class Output(NamedTuple):
     logits: Tensor
 
 
+class Linear(nn.Linear):
+    """Without first values: they come from a file."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """Without first values: they come from a file."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class RmsNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,10 +139,10 @@ class Attention(nn.Module):
         super().__init__()
         width, self.head_dim, self.index = config.hidden_size, config.head_dim, index
         queries, keys = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(width, queries, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(width, keys, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(width, keys, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(queries, width, bias=config.output_bias)
+        self.q_proj = Linear(width, queries, bias=config.qkv_bias)
+        self.k_proj = Linear(width, keys, bias=config.qkv_bias)
+        self.v_proj = Linear(width, keys, bias=config.qkv_bias)
+        self.o_proj = Linear(queries, width, bias=config.output_bias)
         self.q_norm = RmsNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RmsNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
@@ -153,9 +161,9 @@ class Mlp(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(width, inner, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(width, inner, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(inner, width, bias=config.mlp_bias)
+        self.gate_proj = Linear(width, inner, bias=config.mlp_bias)
+        self.up_proj = Linear(width, inner, bias=config.mlp_bias)
+        self.down_proj = Linear(inner, width, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -181,7 +189,7 @@ class Body(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -193,7 +201,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Body(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self._frequencies, self._turn_scale = _frequencies(dict(config.rope), config.head_dim)
@@ -262,8 +270,7 @@ def load(folder: Path, config: DecoderConfig, weights: list[Path], dtype: torch.
     """The decoder with the weights of these files. Raises ModelError where some are missing or misshapen."""
     from safetensors.torch import load_file
 
-    with torch.device("meta"):
-        model = Decoder(config)
+    model = Decoder(config)
     wanted = dict(model.named_parameters())
     own: dict[str, Tensor] = {}
     for path in weights:
@@ -337,8 +344,7 @@ def _frequencies(rope: dict[str, Any], head_dim: int) -> tuple[Tensor, float]:
     `llama3`: low frequencies are slowed down by `factor`, high ones stay, those between are mixed (Llama 3.1 report;
     huggingface/transformers `modeling_rope_utils.py`).
     """
-    # Not on the meta device, where a decoder may be under construction.
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32)
     plain = 1.0 / (rope["rope_theta"] ** (pairs / head_dim))
     if rope["rope_type"] == "default":
         return plain, 1.0

@@ -26,6 +26,14 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """What a tokenizer may be read from."""
 
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""`model_type` to the class that transformers has for it, of those that `decoder.py` runs: no library need be asked."""
+
 MAX_HEADER_BYTES = 100 << 20
 MAX_TENSORS = 200_000
 MAX_JSON_BYTES = 64 << 20
@@ -177,7 +185,7 @@ def _architecture(config: dict[str, Any]) -> list[str]:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return ["config.json names no `model_type`"]
-    known = causal_models()
+    known = FAMILIES if model_type in FAMILIES else causal_models()
     if model_type not in known:
         return [
             f"config.json: `model_type` is {model_type!r}, which transformers does not know as a causal language model"

@@ -1,10 +1,8 @@
-"""LoRA in three doors: `wrap` (learn), the layer's forward (apply), `fuse` (make it part of the weights).
+"""Adapters in three doors: `wrap` (learn), the layers' forward (apply), `fuse` (make them part of the weights).
 
-    y = base(x) + scale * (x Aᵀ) Bᵀ      A (r, in) random, B (out, r) zero at the start; float32; the base is frozen
-
-Works on nn.Linear and on GPT-2's Conv1D (weight stored transposed). Names, initialisation and scaling are PEFT's
-(huggingface/peft 0.21, `tuners/lora/layer.py`); the files are in `lora_files.py`. DoRA, biases and ranks per layer are
-left out.
+An adapter is a low-rank update beside linear layers (LoRA, rsLoRA, DoRA: `lora_layers.py`) and, where a token's own
+vector must learn, a few rows of the vocabulary (`token_rows.py`). This file puts them into a model and takes them out;
+PEFT's files are read and written in `lora_files.py`. Biases and ranks per layer are left out.
 """
 
 from __future__ import annotations
@@ -13,25 +11,24 @@ import contextlib
 import difflib
 import fnmatch
 import hashlib
-import math
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from weft.errors import UsageError
-from weft.models import kernels
 from weft.models.lora_config import ALL_LINEAR, LoraConfig
-from weft.models.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter, write_adapter
+from weft.models.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Room, read_adapter, write_adapter
+from weft.models.lora_layers import LoraLinear, is_conv1d, layer_class
+from weft.models.token_rows import learn_rows, put_rows, require_vocabulary, saved_rows, tables_with_rows, vocabulary
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "LoraConfig",
     "LoraLinear",
+    "adapts_head",
     "disabled",
     "fuse",
     "layers",
@@ -43,102 +40,35 @@ __all__ = [
 ]
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a low-rank update beside it."""
-
-    def __init__(self, base: nn.Module, config: LoraConfig) -> None:
-        super().__init__()
-        weight = base.weight
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"{type(base).__name__} has no weight matrix")
-        self.base = base
-        self.transposed = _is_conv1d(base)
-        """Whether the base stores its weight as (in, out)."""
-        out_features, in_features = reversed(weight.shape) if self.transposed else weight.shape
-        self.in_features, self.out_features = int(in_features), int(out_features)
-        self.scale = config.scale
-        self.dropout = config.dropout
-        self.enabled = True
-        self.training = base.training
-        self.lora_A = nn.Parameter(torch.empty(config.r, in_features, dtype=torch.float32, device=weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(out_features, config.r, dtype=torch.float32, device=weight.device))
-
-    @classmethod
-    def from_base(cls, base: nn.Module, config: LoraConfig, generator: torch.Generator) -> LoraLinear:
-        """The layer with a fresh update that changes nothing yet. `generator` lives on the CPU."""
-        layer = cls(base, config)
-        start = torch.empty(layer.lora_A.shape)
-        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-        with torch.no_grad():
-            layer.lora_A.copy_(start)
-        return layer
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight: some models look at a layer's number format before they call it."""
-        return self.base.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.base.bias  # type: ignore[return-value]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) → (..., out), in the base's number format."""
-        if not self.enabled:
-            return self.base(x)
-        if self._plain(x):
-            flat = x.flatten(0, -2)
-            args = self.weight, self.bias, self.lora_A, self.lora_B, self.scale
-            return kernels.adapted_linear(flat, *args).view(*x.shape[:-1], -1)
-        result = self.base(x)
-        x = x.to(self.lora_A.dtype)
-        if self.dropout and self.training:
-            x = functional.dropout(x, self.dropout)
-        update = functional.linear(functional.linear(x, self.lora_A), self.lora_B)
-        # In place: a linear layer's backward pass does not look at its own output.
-        return result.add_(update.to(result.dtype), alpha=self.scale)
-
-    def _plain(self, x: Tensor) -> bool:
-        """Whether this is a frozen nn.Linear, one number format, no dropout: then both products share a buffer."""
-        return (
-            type(self.base) is nn.Linear
-            and x.dtype == self.weight.dtype
-            and not self.weight.requires_grad
-            and not (self.dropout and self.training)
-            and not torch.is_autocast_enabled(x.device.type)
-        )
-
-    def delta(self) -> Tensor:
-        """The update as a matrix in the base weight's own orientation, float32."""
-        product = (self.lora_B @ self.lora_A) * self.scale
-        return product.T if self.transposed else product
-
-    @torch.no_grad()
-    def fuse(self) -> nn.Module:
-        """The plain layer with the update added to its weight."""
-        weight = self.weight
-        weight.copy_((weight.float() + self.delta()).to(weight.dtype))
-        return self.base
-
-
-def wrap(model: nn.Module, config: LoraConfig, seed: int) -> list[nn.Parameter]:
+def wrap(model: nn.Module, config: LoraConfig, seed: int, *, tokens: Sequence[int] = ()) -> list[nn.Parameter]:
     """Freeze `model` and put an adapter beside each target layer, in place; returns what is to be trained.
 
-    The start depends on `seed` and each layer's name alone. Raises UsageError for targets that name no layer, a rank
-    above a layer's size, a tied output head, and where the model has an adapter already.
+    The vectors that say `tokens` learn too. The start depends on `seed` and each layer's name alone. Raises UsageError
+    for targets that name no layer, a rank above a layer's size, a tied output head, vectors that cannot be carried, and
+    where the model has an adapter already.
     """
     chosen = _choose(model, config)
     _refuse_misfits(model, chosen, config.r)
+    if tokens and _head(model) in chosen.values():
+        raise UsageError("lora.targets names the output head: its rows learn already. Leave out --train-end-token.")
+    tables = require_vocabulary(model) if tokens else None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     trained: list[nn.Parameter] = []
     for name, base in chosen.items():
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        layer = LoraLinear.from_base(base, config, generator)
+        layer = layer_class(config).from_base(base, config, generator)
         _replace(model, name, layer)
-        trained += [layer.lora_A, layer.lora_B]
-    return trained
+        trained += layer.parts().values()
+    return trained if tables is None else [*trained, learn_rows(model, tables, tokens)]
+
+
+def adapts_head(model: nn.Module, config: LoraConfig) -> bool:
+    """Whether `wrap` would put an adapter beside the output head."""
+    head = _head(model)
+    named = (name for name, module in _linear_layers(model).items() if module is head)
+    return config.targets != ALL_LINEAR and any(_names(target, name) for name in named for target in config.targets)
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -148,27 +78,27 @@ def layers(model: nn.Module) -> dict[str, LoraLinear]:
 
 def unwrap(model: nn.Module) -> None:
     """Take the adapter away; the model is what it was, its parameters frozen."""
-    for name, layer in layers(model).items():
-        _replace(model, name, layer.base)
+    for name, part in _adapted(model).items():
+        _replace(model, name, part.base)
 
 
 def fuse(model: nn.Module) -> None:
     """Make the adapter part of the weights, in place."""
-    for name, layer in layers(model).items():
-        _replace(model, name, layer.fuse())
+    for name, part in _adapted(model).items():
+        _replace(model, name, part.fuse())
 
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Inside, the model answers as its base does."""
-    adapted = [layer for layer in layers(model).values() if layer.enabled]
-    for layer in adapted:
-        layer.enabled = False
+    parts = [part for part in _adapted(model).values() if part.enabled]
+    for part in parts:
+        part.enabled = False
     try:
         yield
     finally:
-        for layer in adapted:
-            layer.enabled = True
+        for part in parts:
+            part.enabled = True
 
 
 def trainable_count(model: nn.Module) -> int:
@@ -184,11 +114,10 @@ def save_adapter(model: nn.Module, folder: Any, *, base_name: str, config: LoraC
     adapted = layers(model)
     if not adapted:
         raise UsageError("the model has no adapter to save; wrap it first.")
-    tensors = {name: (layer.lora_A.detach(), layer.lora_B.detach()) for name, layer in adapted.items()}
+    parts = {name: {key: part.detach() for key, part in layer.parts().items()} for name, layer in adapted.items()}
     write_adapter(
         folder,
-        tensors,
-        config=config,
+        Adapter(config, parts, dict(saved_rows(model))),
         base_name=base_name,
         targets=_short_names(model, set(adapted)),
         transposed=any(layer.transposed for layer in adapted.values()),
@@ -202,27 +131,30 @@ def load_adapter(model: nn.Module, folder: Any, *, trainable: bool = False) -> L
     """
     if layers(model):
         raise UsageError("the model has an adapter already; unwrap or fuse it before loading another.")
-    known = _linear_layers(model)
-    shapes = {name: _sizes(module) for name, module in known.items()}
-    config, tensors = read_adapter(folder, shapes)
+    known, tables = _linear_layers(model), vocabulary(model)
+    room = Room({name: _sizes(module) for name, module in known.items()})
+    if tables is not None:
+        room = Room(room.layers, tables.ending, tables.size, tables.tied)
+    adapter = read_adapter(folder, room)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for name, (lora_a, lora_b) in tensors.items():
-        layer = LoraLinear(known[name], config)
-        with torch.no_grad():
-            layer.lora_A.copy_(lora_a)
-            layer.lora_B.copy_(lora_b)
-        layer.requires_grad_(False)
-        layer.lora_A.requires_grad_(trainable)
-        layer.lora_B.requires_grad_(trainable)
+    for name, parts in adapter.layers.items():
+        layer = layer_class(adapter.config)(known[name], adapter.config)
+        for key, part in layer.parts().items():
+            with torch.no_grad():
+                part.copy_(parts[key])
+            part.requires_grad_(trainable)
         _replace(model, name, layer)
-    return config
+    for tokens, rows in adapter.rows.values():
+        assert tables is not None, "read_adapter refuses rows where there is no room for them"
+        own = nn.Parameter(rows.to(tables.head[1].weight.device), requires_grad=trainable)  # type: ignore[arg-type]
+        put_rows(model, tables, tokens, own)
+    return adapter.config
 
 
-def _is_conv1d(module: nn.Module) -> bool:
-    """Whether this is GPT-2's layer. Where transformers was never imported, there is none."""
-    library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and isinstance(module, library.Conv1D)
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """Every module that the adapter stands in for, by name; each knows its `base` and how to `fuse`."""
+    return {**layers(model), **tables_with_rows(model)}
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -231,14 +163,14 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or _is_conv1d(module)) and name.removesuffix(".base") not in adapted
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and name.removesuffix(".base") not in adapted
     }
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
     """(in, out)."""
     first, second = module.weight.shape  # type: ignore[union-attr]
-    return (int(first), int(second)) if _is_conv1d(module) else (int(second), int(first))
+    return (int(first), int(second)) if is_conv1d(module) else (int(second), int(first))
 
 
 def _head(model: nn.Module) -> nn.Module | None:

@@ -25,6 +25,8 @@ class LoraConfig(Config):
     """Layers with an adapter: `all-linear` (all but the output head), or names and patterns (`q_proj`, `*.mlp.*`)."""
     rslora: bool = False
     """Scale by `alpha / sqrt(r)`: high ranks learn as fast as low ones (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Learn each output's length apart from its direction (DoRA, Liu et al. 2024, arXiv:2402.09353); slower."""
 
     @field_validator("targets", mode="before")
     @classmethod

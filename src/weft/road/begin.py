@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 from weft import __version__
 from weft.errors import DamageError, UsageError
 from weft.models.load import Base
-from weft.road.settings import MethodConfig, SourceConfig
+from weft.road.settings import BaseConfig, MethodConfig
 from weft.runs import SETTINGS, Run
 from weft.settings import Resolved, resolve
 
 RUNS = Path("runs")
-C = TypeVar("C", bound=SourceConfig)
+C = TypeVar("C", bound=BaseConfig)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,18 @@ def method_of(data: str, file: str | None, flags: Mapping[str, Any]) -> str:
     return resolve(MethodConfig, flags, file=Path(file) if file else None).config.method
 
 
-def told(kind: type[C], data: str, out: str | None, file: str | None, flags: Mapping[str, Any]) -> Told[C]:
+def told(
+    kind: type[C],
+    data: str,
+    out: str | None,
+    file: str | None,
+    flags: Mapping[str, Any],
+    *,
+    folders: bool = False,
+) -> Told[C]:
     """Settings of `kind` and the file they are for; `data` may be the folder of a run that is to go on.
 
+    With `folders` the examples may be a folder too.
     Raises UsageError where file or folder do not fit, SettingsError for wrong settings.
     """
     given = Path(data)
@@ -54,16 +63,20 @@ def told(kind: type[C], data: str, out: str | None, file: str | None, flags: Map
         out = str(given)
     else:
         settings = resolve(kind, flags, file=Path(file) if file else None)
-    if not Path(data).is_file():
+    if not Path(data).is_file() and not (folders and Path(data).is_dir()):
         raise UsageError(_not_a_file(data))
     return Told(settings, data, out)
 
 
-def open_run(told: Told[Any], base: Base, data_sha256: str, route: str) -> Run:
-    """The run of these settings, data and base: a new folder, or the unfinished one that lies there."""
+def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: str) -> Run:
+    """The run of these settings, data and base: a new folder, or the unfinished one that lies there.
+
+    `also`: fingerprints of what else it learns from.
+    """
     record = {
         "data": str(Path(told.data).resolve()),
         "data_sha256": data_sha256,
+        **also,
         "base_sha256": base.fingerprint,
         "arithmetic": route,
         "versions": {
@@ -72,7 +85,7 @@ def open_run(told: Told[Any], base: Base, data_sha256: str, route: str) -> Run:
         },
         "run": told.settings.to_json(),
     }
-    folder = Path(told.out) if told.out else RUNS / f"{Path(told.data).stem}-{_short_hash(record)}"
+    folder = Path(told.out) if told.out else RUNS / f"{Path(told.data).absolute().stem}-{_short_hash(record)}"
     return Run.create(folder, record)
 
 
@@ -105,7 +118,10 @@ def _short_hash(record: Mapping[str, Any]) -> str:
 def _not_a_file(data: str) -> str:
     path = Path(data)
     if path.is_dir():
-        return f"{data}: a folder, and not a run folder (no {SETTINGS} in it). Name a file of examples."
+        return (
+            f"{data}: a folder, and not a run folder (no {SETTINGS} in it). Name a file of examples; "
+            "documents in a folder are learned with: weft train FOLDER --method pretrain"
+        )
     if path.exists():
         return f"{data}: not a regular file. Save the examples in a file first."
     return f"{data}: no such file. Name a JSONL, JSON or CSV file of examples, or the folder of a run."

@@ -22,7 +22,7 @@ def open_model(name: str) -> tuple[Base, str | None]:
         run = Run.open(folder)
         if not run.has("training.json"):
             raise ModelError(f"{name}: this run has no trained model yet. Continue it with: weft run {name}")
-        return load_tuned(run), run.settings["run"]["system"]["value"]
+        return load_tuned(run), run.settings["run"].get("system", {}).get("value")
     if (folder / lora.ADAPTER_CONFIG).is_file():
         base = load(_base_of(folder))
         lora.load_adapter(base.model, folder)

@@ -8,17 +8,23 @@ from pydantic import ConfigDict, Field
 
 from weft.settings import Config, Resolved
 from weft.train.dpo_config import DpoConfig
+from weft.train.pretrain_config import PretrainConfig
 from weft.train.sft_config import SftConfig
 from weft.train.tuning_config import TuningConfig
 
 T = TypeVar("T", bound=TuningConfig)
 
 
-class SourceConfig(Config):
-    """Which model, and how every example begins."""
+class BaseConfig(Config):
+    """Which model."""
 
     base: str = "weft-nano"
     """The model to start from: `weft-nano` (inside the package), a local folder, or a hub name."""
+
+
+class SourceConfig(BaseConfig):
+    """Which model, and how every example begins."""
+
     system: str | None = None
     """System message put before every example that has none."""
 
@@ -56,13 +62,20 @@ class PairsConfig(DpoConfig, SourceConfig):
     """How the base is tuned: `dpo` learns to prefer the better reply of each pair."""
 
 
+class DocumentsConfig(PretrainConfig, BaseConfig):
+    """All settings of `weft train --method pretrain`."""
+
+    method: Literal["pretrain"] = "pretrain"
+    """How the base is tuned: `pretrain` learns whole documents."""
+
+
 class MethodConfig(Config):
     """The one setting that says which others there are."""
 
     model_config = ConfigDict(extra="ignore")
 
-    method: Literal["sft", "dpo"] = "sft"
-    """How the base is tuned: `sft` learns ideal answers, `dpo` learns to prefer the better of two replies."""
+    method: Literal["sft", "dpo", "pretrain"] = "sft"
+    """How the base is tuned: `sft` learns ideal answers, `dpo` to prefer the better of two replies, `pretrain` text."""
 
 
 def training_part(settings: Resolved[Any], kind: type[T] = SftConfig) -> Resolved[T]:

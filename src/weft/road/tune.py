@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sized
 from typing import Any
 
 from weft.models import lora
@@ -10,20 +10,23 @@ from weft.models.load import Base, load
 from weft.progress import Progress
 from weft.runs import Run
 from weft.settings import Resolved
-from weft.train import dpo, sft
+from weft.train import dpo, pretrain, sft
 from weft.train.dpo_config import DpoConfig
+from weft.train.pretrain_config import PretrainConfig
 
 
 def tune(
-    run: Run, base: Base, train: Sequence[Any], validation: Sequence[Any], settings: Resolved[Any], progress: Progress
+    run: Run, base: Base, train: Sized, validation: Any, settings: Resolved[Any], progress: Progress
 ) -> dict[str, Any]:
     """The record of the run's training; trains (or goes on training) where it is not there yet. Changes `base`.
 
-    `settings` of a DpoConfig want preferences to learn from, those of an SftConfig conversations.
+    `settings` of a DpoConfig want preferences to learn from, those of an SftConfig conversations, those of a
+    PretrainConfig a `Mix` and `HeldOut` rows.
     """
     if run.has("training.json"):
         return run.read_json("training.json")
-    method: Any = dpo if isinstance(settings.config, DpoConfig) else sft
+    methods: dict[type, Any] = {DpoConfig: dpo, PretrainConfig: pretrain}
+    method = methods.get(type(settings.config), sft)
     settings = method.settle(settings, base, len(train))
     run.write_json("train-settings.json", settings.to_json())
     trained = method.train(run, base, train, validation, settings.config, progress)

@@ -13,6 +13,7 @@ from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
 from weft.models.load import Base, load
 from weft.progress import Progress
+from weft.road.adapt import train_on_documents
 from weft.road.begin import method_of, open_run, told
 from weft.road.conclude import conclude
 from weft.road.measure import measure_arms, measure_tuned
@@ -64,8 +65,9 @@ def train_only(
     data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress
 ) -> tuple[Run, dict[str, Any]]:
     """`weft train`: data, then training by the method that is asked for; `weft eval` measures what `sft` made."""
-    if method_of(data, file, flags) == "dpo":
-        return train_on_pairs(data, out, file, flags, progress)
+    others = {"dpo": train_on_pairs, "pretrain": train_on_documents}
+    if (other := others.get(method_of(data, file, flags))) is not None:
+        return other(data, out, file, flags, progress)
     begun = begin(data, out, file, flags, progress)
     with begun.run.locked():
         return begun.run, _tune(begun, progress)
@@ -96,8 +98,9 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
     if (method := method_of(data, file, flags)) != "sft":
+        learned = {"dpo": "pairs", "pretrain": "documents"}[method]
         raise UsageError(
-            f"{data}: --method {method} learns from pairs, which have no one ideal answer to measure the arms by. "
+            f"{data}: --method {method} learns from {learned}, which have no one ideal answer to measure the arms by. "
             f"Train with: weft train {data} --method {method}, then talk to the run with: weft chat RUN"
         )
     route = precision.settle()

@@ -25,7 +25,9 @@ from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
 from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train.crew import Crew, hands, shares
 from weft.train.dpo_config import DpoConfig
+from weft.train.ending import require_ending
 from weft.train.losses import dpo, per_leaf, rewards
 from weft.train.needs import require_memory
 from weft.train.settle import settled
@@ -58,6 +60,7 @@ def rehearse(base: Base, train: Sequence[Preference], validation: Sequence[Prefe
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
     pairs, _ = render(base, train, int(config.max_tokens))
     held_out, _ = render(base, validation, int(config.max_tokens))
+    require_ending(base, config)
     require_memory(base, [row for pair in (*pairs, *held_out) for row in pair.rows], 2 * config.batch_size, config)
 
 
@@ -84,21 +87,29 @@ def train(
             known = with_reference(base, [*pairs, *held_out], config, progress)
         pairs, held_out = known[: len(pairs)], known[len(pairs) :]
 
-        for batch in steps.batches([pair.tokens for pair in pairs]):
-            step_pairs = [pairs[i] for i in batch]
+        def learn(part: Sequence[int], size: int) -> tuple[float, Tensor]:
+            """Add these pairs' gradient of the mean over the step's `size` pairs; their part of the loss, margins."""
             loss, margins = 0.0, []
-            for part in micro_batches(step_pairs, MICRO_TOKENS, lambda pair: pair.rows):
+            for micro in micro_batches([pairs[i] for i in part], MICRO_TOKENS, lambda pair: pair.rows):
                 with numbers(base.model, config.precision):
-                    given = reply_logprobs(base.model, part)
-                part_loss = losses(given, part, config).sum() / len(batch)
+                    given = reply_logprobs(base.model, micro)
+                part_loss = losses(given, micro, config).sum() / size
                 part_loss.backward()
                 loss += float(part_loss.detach())
-                margins.append(_margins(given.detach(), part, config.beta))
-            steps.update(loss, sum(pair.tokens for pair in step_pairs), **_measures(torch.cat(margins)))
+                margins.append(_margins(given.detach(), micro, config.beta))
+            return loss, torch.cat(margins)
 
-            if steps.look_due:
-                steps.look(**_validation(base, held_out, config))
-            steps.save_if_due()
+        count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
+        with Crew(learn, steps.parameters, count) as crew:
+            for batch in steps.batches([pair.tokens for pair in pairs]):
+                parts = shares([pairs[i].rows[0] for i in batch], crew.count)
+                told = crew([([batch[i] for i in part], len(batch)) for part in parts])
+                measures = _measures(torch.cat([margins for _, margins in told]))
+                steps.update(sum(loss for loss, _ in told), sum(pairs[i].tokens for i in batch), **measures)
+
+                if steps.look_due:
+                    steps.look(**_validation(base, held_out, config))
+                steps.save_if_due()
 
     return steps.publish(skipped)
 

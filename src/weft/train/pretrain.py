@@ -1,272 +1,109 @@
-"""Pretraining of a causal language model: a loop over batches that are a function of the step alone.
+"""Domain adaptation on documents: fetch, forward, backward, step, log, save, in that order, on one page.
 
-The caller gives `batches(step) -> [Batch, …]`: right-padded ids with a loss weight per token. Since the step alone
-decides the rows, resuming needs neither a replay nor a saved generator, and an interrupted run ends in the same bytes
-as an undisturbed one. Hidden matrices learn by Muon (Jordan et al. 2024; torch.optim.Muon with the AdamW-matched rate
-of Liu et al. 2025, arXiv:2502.16982), embeddings and norms by AdamW. Left out on purpose: several devices, attention
-masks (right padding under causal attention is exact), evaluation (the caller's `watch` does it).
+Loss is the mean over all tokens of the documents in an optimizer step (how they become rows and packs: `documents.py`;
+what is mixed in against forgetting: `mix.py`). What every method does alike at a step is in `steps.py`. A model from
+nothing is `from_scratch.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
 
-from weft.errors import DamageError, TrainError
-from weft.settings import Config
-from weft.train import checkpoint, schedules
+from weft.forest.logprobs import learned_logprobs
+from weft.models.load import Base
+from weft.models.precision import frozen_as, numbers
+from weft.progress import Progress
+from weft.records import Tokens
+from weft.runs import Run
+from weft.settings import Resolved
+from weft.train import auto
+from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train.crew import Crew, hands, shares
+from weft.train.losses import nll
+from weft.train.mix import Mix
+from weft.train.needs import require_memory
+from weft.train.pretrain_config import PretrainConfig
+from weft.train.settle import settled
+from weft.train.steps import Steps, Trained, only_answering
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-class PretrainConfig(Config):
-    """Pretraining from rows of token ids."""
-
-    steps: int = Field(default=1000, ge=1)
-    """Optimizer steps of the whole run."""
-    schedule: schedules.ScheduleName = "wsd"
-    """Shape of the learning rate; `wsd` allows `steps` to be decided late."""
-    warmup_steps: int = Field(default=50, ge=0)
-    """Steps in which the rate rises to its peak."""
-    decay_steps: int = Field(default=200, ge=0)
-    """Last steps in which `wsd` falls to `final_rate`."""
-    final_rate: float = Field(default=0.02, ge=0, le=1)
-    """Rate at the end, as a part of the peak."""
-    matrix_rate: float = Field(4e-3, gt=0)
-    """Peak rate of the hidden matrices under Muon (the scale of AdamW rates)."""
-    other_rate: float = Field(3e-3, gt=0)
-    """Peak rate of embeddings and norms under AdamW."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled decay of matrices and embeddings; norms have none."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient."""
-    seed: int = 0
-    """Seed of torch's generator at the start; the rows have their own."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of matrix products; weights and sums stay float32."""
-    compile: bool = False
-    """Compile the model once per batch shape (about a minute each; needs a C++ compiler)."""
-    checkpoint_seconds: float = Field(default=300.0, ge=0)
-    """Wall time between checkpoints; 0 writes one after every step."""
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept; older ones are deleted once a newer one is complete."""
-    log_seconds: float = Field(default=60.0, ge=0)
-    """Wall time between lines of the log."""
+LONGEST = 2048
+"""Most tokens of a row where nothing is said and the context is longer: memory grows with it."""
+EPOCHS = 4
+"""Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", arXiv:2305.16264."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of one length."""
+class HeldOut:
+    """Rows to choose by: those of the documents decide, those of the general text are looked at."""
 
-    ids: Tensor
-    """(B, T) int64, padded on the right."""
-    weights: Tensor
-    """(B, T) float32; `weights[b, t]` is the weight of predicting `ids[b, t]` from those before it; 0 on padding."""
+    rows: tuple[Tokens, ...]
+    replay: tuple[Tokens, ...] = ()
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    step: int
-    tokens: int
-    seconds: float
-    loss: float
-
-
-def collate(rows: Sequence[tuple[Sequence[int], Sequence[float]]], length: int, pad: int) -> Batch:
-    """Rows of at most `length` ids and weights as one batch of exactly `length` columns."""
-    ids = torch.full((len(rows), length), pad, dtype=torch.int64)
-    weights = torch.zeros((len(rows), length))
-    for i, (row_ids, row_weights) in enumerate(rows):
-        ids[i, : len(row_ids)] = torch.tensor(row_ids, dtype=torch.int64)
-        weights[i, : len(row_weights)] = torch.tensor(row_weights)
-    weights[:, 0] = 0.0  # nothing stands before the first token
-    return Batch(ids, weights)
+def settle(settings: Resolved[PretrainConfig], base: Base, packs: int) -> Resolved[PretrainConfig]:
+    """The same settings with every `auto` resolved from the base and the number of packs in an epoch."""
+    if settings.config.max_tokens == "auto":
+        why = f"auto: the context of {base.name}, at most {LONGEST:,}"
+        settings = settings.replace(why, max_tokens=longest_row(settings.config, base))
+    if settings.config.epochs == "auto":
+        why = "auto: text repeated up to 4 times teaches nearly what new text does (Muennighoff et al. 2023)"
+        settings = settings.replace(why, epochs=EPOCHS)
+    return settled(settings, base, packs, auto.learning_rate)
 
 
-def weighted_loss(hidden: Tensor, head: nn.Module, batch: Batch, chunk: int = 1024) -> Tensor:
-    """Sum of weight times cross-entropy; logits (N, V) only for the N tokens that have weight, `chunk` at a time.
+def longest_row(config: PretrainConfig, base: Base) -> int:
+    """Tokens of the longest row: as told, never beyond the context."""
+    return min(LONGEST if config.max_tokens == "auto" else config.max_tokens, base.context)
 
-    hidden: (B, T, D), the model's last states.
+
+def rehearse(base: Base, train: Mix, validation: HeldOut, config: PretrainConfig) -> None:
+    """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+    packs = [*train.packs, *train.replay]
+    rows = [row for pack in packs for row in pack]
+    require_memory(base, [*rows, *validation.rows], config.batch_size * max(map(len, packs)), config)
+
+
+def train(run: Run, base: Base, train: Mix, validation: HeldOut, config: PretrainConfig, progress: Progress) -> Trained:
+    """Adapt `base` in place, publish `adapter/` (or `model/` with `full`) in the run's folder, return the record.
+
+    `config` must be settled. Raises TrainError on non-finite numbers or nothing learned.
     """
-    weights = batch.weights[:, 1:]
-    chosen = weights > 0
-    states, targets, scale = hidden[:, :-1][chosen], batch.ids[:, 1:][chosen], weights[chosen]
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets), chunk):
-        part = slice(start, start + chunk)
-        logits = head(states[part]).float()
-        total = total + (nn.functional.cross_entropy(logits, targets[part], reduction="none") * scale[part]).sum()
-    return total
+    steps = Steps(run, base, config, len(train), progress)
+    per_epoch = math.ceil(len(train) / config.batch_size)
+
+    def learn(rows: Sequence[Tokens], learned: int) -> float:
+        """Add these rows' gradient of the mean over the step's `learned` tokens; returns their part of the loss."""
+        loss = 0.0
+        for part in micro_batches(rows, MICRO_TOKENS):
+            with numbers(base.model, config.precision):
+                part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
+            part_loss.backward()
+            loss += float(part_loss.detach())
+        return loss
+
+    count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
+    with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
+        for batch in steps.batches(train.lengths()):
+            epoch = steps.state.step // per_epoch
+            rows = [row for place in batch for row in train.pack(place, epoch)]
+            learned = sum(sum(row.learn) for row in rows)
+            loss = sum(crew([([rows[i] for i in part], learned) for part in shares(rows, crew.count)]))
+            steps.update(loss, tokens=sum(len(row.ids) for row in rows))
+
+            if steps.look_due:
+                general = {"replay_loss": _loss(base, validation.replay, config)} if validation.replay else {}
+                steps.look(_loss(base, validation.rows, config), **general)
+            steps.save_if_due()
+
+    return steps.publish(())
 
 
-def optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest (embeddings decay, norms do not)."""
-    matrices, embeddings, vectors = [], [], []
-    embedded = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if id(parameter) in embedded:
-            embeddings.append(parameter)
-        elif parameter.ndim == 2:
-            matrices.append(parameter)
-        else:
-            vectors.append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
-    adam = torch.optim.AdamW(
-        [
-            {"params": embeddings, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=config.other_rate,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
-    return [muon, adam]
-
-
-def _save(folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer], state: dict) -> Path:
-    tensors = {f"model.{name}": p for name, p in model.named_parameters()}
-    for number, optimizer in enumerate(made):
-        tensors |= checkpoint.optimizer_tensors(optimizer, f"optimizer{number}")
-    path = folder / checkpoint.folder_name(state["step"])
-    checkpoint.save(path, tensors, {**state, "random": checkpoint.random_state()})
-    return path
-
-
-def _restore(
-    folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer], report: Callable[[str], None]
-) -> dict:
-    """State of the newest sound checkpoint put into model and optimizers; {} when there is none."""
-    for path in reversed(checkpoint.all_in(folder)):
-        try:
-            tensors, state = checkpoint.load(path)
-        except DamageError as error:
-            report(f"passed over: {error}")  # it is replaced when its step comes again
-            continue
-        own = dict(model.named_parameters())
-        given = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        if own.keys() != given.keys() or any(own[n].shape != given[n].shape for n in own):
-            raise TrainError(
-                f"{path}: holds another model ({len(given)} tensors), this one has {len(own)} of other names or "
-                "shapes. Give the settings that the run began with, or an empty folder."
-            )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(given[name])
-        for number, optimizer in enumerate(made):
-            checkpoint.restore_optimizer(optimizer, tensors, f"optimizer{number}")
-        checkpoint.restore_random_state(state["random"])
-        return state
-    return {}
-
-
-def run(
-    model: PreTrainedModel,
-    batches: Callable[[int], Sequence[Batch]],
-    config: PretrainConfig,
-    folder: Path,
-    *,
-    watch: Callable[[PreTrainedModel, int], dict[str, float]] | None = None,
-    report: Callable[[str], None] = print,
-    stop_after: int | None = None,
-) -> Result:
-    """Train `model` (a transformers causal language model) in place, from the newest checkpoint in `folder` if any.
-
-    `watch(model, step)` gives named numbers at each checkpoint. `stop_after` ends this call early, after that step,
-    with a checkpoint.
-    Raises TrainError on a loss or gradient that is not finite.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    made = optimizers(model, config)
-    state = _restore(folder, model, made, report)
-    step, tokens, seconds, loss = (
-        state.get(k, d) for k, d in (("step", 0), ("tokens", 0), ("seconds", 0.0), ("loss", math.nan))
-    )
-    body: Any = model.base_model
-    forward = torch.compile(body, dynamic=False) if config.compile else body
-    head: Any = model.get_output_embeddings()
-    end = min(config.steps, stop_after or config.steps)
-    began = logged = saved = time.monotonic()
-    logged_tokens, history = tokens, []
-    model.train()
-    while step < end:
-        scale = schedules.rate(
-            config.schedule,
-            step,
-            config.steps,
-            warmup=config.warmup_steps,
-            decay=config.decay_steps,
-            final=config.final_rate,
-        )
-        for optimizer, peak in zip(made, (config.matrix_rate, config.other_rate), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-        parts = batches(step)
-        weight = sum(float(b.weights.sum()) for b in parts)
-        total = 0.0
-        for batch in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-                hidden = forward(input_ids=batch.ids, use_cache=False)[0]
-                part = weighted_loss(hidden, head, batch) / weight
-            part.backward()
-            total += part.item()
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise TrainError(
-                f"step {step}: loss {total}, gradient norm {norm}; expected finite numbers. "
-                f"Lower matrix_rate ({config.matrix_rate}) or other_rate ({config.other_rate}) and go on from the last "
-                "checkpoint."
-            )
-        for optimizer in made:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step, tokens, loss = step + 1, tokens + sum(b.ids.numel() for b in parts), total
-        history.append(total)
-        now = time.monotonic()
-        if now - logged >= config.log_seconds or step == end:
-            speed = (tokens - logged_tokens) / max(now - logged, 1e-9)
-            left = (now - logged) / len(history) * (config.steps - step)
-            line = {
-                "step": step,
-                "tokens": tokens,
-                "loss": sum(history) / len(history),
-                "gradient_norm": norm,
-                "rate": scale,
-                "tokens_per_second": round(speed),
-                "seconds": round(seconds + now - began),
-                "seconds_left": round(left),
-            }
-            _log(folder, line, report)
-            logged, logged_tokens, history = now, tokens, []
-        if now - saved >= config.checkpoint_seconds or step == end:
-            done = {"step": step, "tokens": tokens, "seconds": seconds + now - began, "loss": loss}
-            _save(folder, model, made, done)
-            checkpoint.rotate(folder, config.keep)
-            if watch is not None:
-                model.eval()
-                _log(folder, {"step": step, "watch": watch(model, step)}, report)
-                model.train()
-            saved = time.monotonic()
-    return Result(step, tokens, seconds + time.monotonic() - began, loss)
-
-
-def _log(folder: Path, line: dict, report: Callable[[str], None]) -> None:
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    report("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+def _loss(base: Base, rows: Sequence[Tokens], config: PretrainConfig) -> float:
+    """Mean over all learned tokens, in nats."""
+    with only_answering(base, config):
+        parts = [learned_logprobs(base.model, part) for part in micro_batches(rows, MICRO_TOKENS)]
+    return -float(torch.cat(parts).mean())

@@ -10,6 +10,7 @@ from weft.models import precision
 from weft.models.load import Base
 from weft.settings import Resolved
 from weft.train import auto
+from weft.train.ending import train_end_token
 from weft.train.tuning_config import TuningConfig
 
 C = TypeVar("C", bound=TuningConfig)
@@ -35,6 +36,9 @@ def settled(
         )
     if config.max_tokens == "auto":
         settings = settings.replace(f"auto: the context of {base.name}", max_tokens=base.context)
+    if config.train_end_token == "auto":
+        needed, why = train_end_token(base, config)
+        settings = settings.replace(why, train_end_token="always" if needed else "never")
     if config.validate_every == "auto":
         every, why = auto.validate_every(math.ceil(examples / config.batch_size))
         settings = settings.replace(why, validate_every=every)

@@ -20,6 +20,8 @@ from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
 from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train.crew import Crew, hands, shares
+from weft.train.ending import require_ending
 from weft.train.losses import nll
 from weft.train.needs import require_memory
 from weft.train.neftune import noisy_embeddings
@@ -37,6 +39,7 @@ def rehearse(base: Base, train: Sequence[Conversation], validation: Sequence[Con
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
     rows, _ = _render(base, train, config)
     held_out, _ = _render(base, validation, config)
+    require_ending(base, config)
     require_memory(base, [*rows, *held_out], config.batch_size, config)
 
 
@@ -56,18 +59,24 @@ def train(
     held_out, _ = _render(base, validation, config)
     lengths = [len(row.ids) for row in rows]
     steps = Steps(run, base, config, len(rows), progress)
+    count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout or config.neftune_alpha))
 
-    with frozen_as(base.model, config.precision):
+    def learn(numbers_of_rows: Sequence[int], learned: int) -> float:
+        """Add these rows' gradient of the mean over the step's `learned` tokens; returns their part of the loss."""
+        loss = 0.0
+        for part in micro_batches([rows[i] for i in numbers_of_rows], MICRO_TOKENS):
+            noise = noisy_embeddings(base.model, config.neftune_alpha, part)
+            with numbers(base.model, config.precision), noise:
+                part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
+            part_loss.backward()
+            loss += float(part_loss.detach())
+        return loss
+
+    with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
         for batch in steps.batches(lengths):
-            step_rows = [rows[i] for i in batch]
-            learned = sum(sum(row.learn) for row in step_rows)
-            loss = 0.0
-            for part in micro_batches(step_rows, MICRO_TOKENS):
-                noise = noisy_embeddings(base.model, config.neftune_alpha, part)
-                with numbers(base.model, config.precision), noise:
-                    part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
-                part_loss.backward()
-                loss += float(part_loss.detach())
+            learned = sum(sum(rows[i].learn) for i in batch)
+            parts = shares([rows[i] for i in batch], crew.count)
+            loss = sum(crew([([batch[i] for i in part], learned) for part in parts]))
             steps.update(loss, tokens=sum(lengths[i] for i in batch))
 
             if steps.look_due:

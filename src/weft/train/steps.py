@@ -33,6 +33,7 @@ from weft.models.precision import numbers
 from weft.progress import Progress
 from weft.runs import Run
 from weft.train.batches import epoch_batches
+from weft.train.ending import tokens_to_train
 from weft.train.resume import State, resume, save
 from weft.train.schedules import rate
 from weft.train.tuning_config import TuningConfig
@@ -82,11 +83,11 @@ class Steps:
     def __init__(self, run: Run, base: Base, config: TuningConfig, examples: int, progress: Progress) -> None:
         """Makes `base` learn, in place; until `batches` is asked for, it still answers as it did."""
         self._run, self._base, self._config, self._progress = run, base, config, progress
-        self._parameters = _trainable(base.model, config)
-        self._initial = [parameter.detach().clone() for parameter in self._parameters]
-        self._best = [parameter.detach().clone() for parameter in self._parameters]
+        self.parameters = _trainable(base, config, progress)
+        self._initial = [parameter.detach().clone() for parameter in self.parameters]
+        self._best = [parameter.detach().clone() for parameter in self.parameters]
         torch.manual_seed(config.seed)  # dropout and noise draw from the global generator
-        groups = _groups(base.model, self._parameters, config.lora_plus_ratio)
+        groups = _groups(base.model, self.parameters, config.lora_plus_ratio)
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
         self.state = State()
         self._per_epoch = math.ceil(examples / config.batch_size)
@@ -100,7 +101,7 @@ class Steps:
 
         First puts back what the newest checkpoint of the run holds, where there is one.
         """
-        self.state = resume(self._run, self._parameters, self._best, self._optimizer)
+        self.state = resume(self._run, self.parameters, self._best, self._optimizer)
         self._started = self._saved = time.monotonic()
         self._before = self.state.seconds
         self._progress.start("train", self.total, "steps")
@@ -122,7 +123,7 @@ class Steps:
         Raises TrainError where loss or gradient is not finite.
         """
         state, config, peak = self.state, self._config, float(self._config.learning_rate)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, config.clip))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, config.clip))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainError(
                 f"step {state.step + 1}: loss {loss}, gradient norm {norm}; expected finite numbers. "
@@ -168,14 +169,14 @@ class Steps:
         if loss < state.best_loss - self._config.min_improvement:
             state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
             state.best_measures = measures
-            _copy(self._parameters, self._best)
+            _copy(self.parameters, self._best)
         else:
             state.looks_without_gain += 1
 
     def save_if_due(self) -> None:
         """A checkpoint, where the last one is SAVE_SECONDS old."""
         if time.monotonic() - self._saved > SAVE_SECONDS:
-            save(self._run, self.state, self._parameters, self._best, self._optimizer)
+            save(self._run, self.state, self.parameters, self._best, self._optimizer)
             self._saved = time.monotonic()
 
     def publish(self, skipped_lines: Sequence[int]) -> Trained:
@@ -192,7 +193,7 @@ class Steps:
                 "training changed nothing, so there is nothing to publish. Raise --learning-rate or --epochs, "
                 "or check that the examples leave tokens to learn."
             )
-        _copy(self._best, self._parameters)
+        _copy(self._best, self.parameters)
         base, full = self._base, self._config.full
         base.model.eval()
         if full:
@@ -202,7 +203,7 @@ class Steps:
         state = self.state
         return Trained(
             method="full" if full else "lora",
-            trainable_parameters=sum(parameter.numel() for parameter in self._parameters),
+            trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
             total_parameters=base.parameters,
             steps=state.step,
             best_step=state.best_step,
@@ -230,10 +231,10 @@ class Steps:
         return self._config.max_minutes is not None and self.state.seconds > 60 * self._config.max_minutes
 
 
-def _trainable(model: nn.Module, config: TuningConfig) -> list[nn.Parameter]:
+def _trainable(base: Base, config: TuningConfig, progress: Progress) -> list[nn.Parameter]:
     if not config.full:
-        return lora.wrap(model, config.lora, config.seed)
-    parameters = list(model.parameters())
+        return lora.wrap(base.model, config.lora, config.seed, tokens=tokens_to_train(base, config, progress))
+    parameters = list(base.model.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
     return parameters

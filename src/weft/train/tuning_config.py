@@ -18,6 +18,8 @@ class TuningConfig(Config):
     """Train every parameter instead of a LoRA adapter."""
     lora: LoraConfig = LoraConfig()
     """The adapter's shape."""
+    train_end_token: Literal["auto", "always", "never"] = "auto"
+    """Train the end token's row of the vocabulary beside the adapter; `auto`: where the base never learned it."""
     lora_plus_ratio: float = Field(default=1.0, gt=0)
     """Rate of the adapter's B matrices over that of its A matrices (LoRA+, Hayou et al. 2024, arXiv:2402.12354)."""
     learning_rate: float | Literal["auto"] = "auto"
@@ -48,6 +50,13 @@ class TuningConfig(Config):
     """Stop after this time and keep the best so far; a run that is cut by the clock is not repeatable to the byte."""
     seed: int = Field(default=0, ge=0)
     """Order of examples and first values of the adapter."""
+
+    @field_validator("train_end_token")
+    @classmethod
+    def _not_with_everything(cls, choice: str, told: ValidationInfo) -> str:
+        if choice == "always" and told.data.get("full"):
+            raise ValueError("--full trains every row of the vocabulary; leave one out")
+        return choice
 
     @field_validator("lora_plus_ratio")
     @classmethod

@@ -50,6 +50,14 @@ def kind_of(head: bytes, name: str) -> Kind:
     return "lines" if objects and 2 * objects >= len(lines) else "table"
 
 
+def no_text(head: bytes) -> str | None:
+    """What a file is, in words, where its first bytes show that it is no UTF-8 text."""
+    wide = next((encoding for mark, encoding in _WIDE if head.startswith(mark)), None) or _unmarked(head)
+    if wide:
+        return f"{wide} text"
+    return next((what for magic, what, _ in _MAGIC if head.startswith(magic)), None) or _binary(head)
+
+
 def _refuse_binary(head: bytes, name: str) -> None:
     wide = next((encoding for mark, encoding in _WIDE if head.startswith(mark)), None) or _unmarked(head)
     if wide:
@@ -62,12 +70,15 @@ def _refuse_binary(head: bytes, name: str) -> None:
             raise DataError(
                 f"{name}: this is a {what}, judged by its first bytes; expected JSONL, JSON or CSV. {cure}."
             )
-    odd = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\x0b\x0c\x1b")
-    if odd * 20 > len(head):
+    if binary := _binary(head):
         raise DataError(
-            f"{name}: this is a binary file ({odd} control bytes in the first {len(head)}); "
-            "expected JSONL, JSON or CSV as UTF-8 text. Name a file of examples."
+            f"{name}: this is a {binary}; expected JSONL, JSON or CSV as UTF-8 text. Name a file of examples."
         )
+
+
+def _binary(head: bytes) -> str | None:
+    odd = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\x0b\x0c\x1b")
+    return f"binary file ({odd} control bytes in the first {len(head)})" if odd * 20 > len(head) else None
 
 
 def _unmarked(head: bytes) -> str | None:
