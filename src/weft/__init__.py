@@ -18,7 +18,6 @@ _HOME = {
     "read": "weft.data.read",
     "run": "weft.road.whole",
     "split": "weft.data.split",
-    "train": "weft.road.whole",
 }
 
 

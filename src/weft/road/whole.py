@@ -12,7 +12,7 @@ from weft.errors import UsageError
 from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
 from weft.models.load import Base, load
-from weft.progress import Progress
+from weft.progress import Progress, Silent
 from weft.road.adapt import train_on_documents
 from weft.road.begin import method_of, open_run, told
 from weft.road.conclude import conclude
@@ -59,6 +59,14 @@ def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
         cards["tuned"] = measure_tuned(begun.run, tuned, prepared, progress)
         verdict = decide(task, cards, prepared.findings, sizes=prepared.sizes)
         return conclude(begun.run, tuned, prepared, begun.settings, cards, training, verdict)
+
+
+def run(
+    data: str | Path, out: str | Path | None = None, *, progress: Progress | None = None, **settings: Any
+) -> dict[str, Any]:
+    """`weft run` from Python: the report as `weft run --json` prints it. `settings` are those of docs/reference.md."""
+    folder = None if out is None else str(out)
+    return whole(str(data), folder, None, settings, progress if progress is not None else Silent())
 
 
 def train_only(
