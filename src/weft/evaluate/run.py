@@ -15,6 +15,7 @@ from weft.evaluate.arms import Arm
 from weft.evaluate.score import summarise
 from weft.generate.engine import Request, answer
 from weft.generate.sampling_config import Sampling
+from weft.models import precision
 from weft.models.chat import Chat
 from weft.models.load import Base
 from weft.progress import Progress
@@ -50,7 +51,8 @@ def measure(
         whole = base.chat.example((*messages, row.messages[-1]))
         if len(prompt) + limit <= base.context and len(whole.ids) <= base.context:
             requests[number] = Request(tuple(prompt), whole.ids[len(prompt) :])
-    results = answer(base, list(requests.values()), Sampling(max_tokens=limit), progress.advance) if requests else []
+    with precision.frozen_as(base.model, precision.for_answering(base)):
+        results = answer(base, list(requests.values()), Sampling(max_tokens=limit), progress.advance)
     seconds = time.monotonic() - started
     by_row = dict(zip(requests, results, strict=True))
 

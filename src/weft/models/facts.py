@@ -11,6 +11,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class BaseFacts:
     weight_bytes: int
     largest_tensor: int
     """Elements of the largest tensor."""
+    stored: str
+    """How most numbers are stored, in the words of safetensors: `BF16`, `F32` …"""
     context: int | None
     """Longest sequence in tokens, where the config says it."""
     files: tuple[Path, ...]
@@ -108,9 +111,18 @@ def inspect(folder: Path) -> BaseFacts:
         parameters=sum(sizes),
         weight_bytes=sum(path.stat().st_size for path in weights),
         largest_tensor=max(sizes, default=0),
+        stored=_most_common(tensors.values()),
         context=_context(config, tokenizer_config),
         files=tuple(sorted([*others, *weights], key=lambda path: path.name)),
     )
+
+
+def _most_common(tensors: Iterable[TensorFacts]) -> str:
+    """The number format of most elements."""
+    elements: dict[str, int] = {}
+    for tensor in tensors:
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.elements
+    return max(elements, key=lambda name: elements[name], default="")
 
 
 def read_header(path: Path) -> dict[str, TensorFacts]:

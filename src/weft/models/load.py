@@ -52,6 +52,8 @@ class Base:
     device: torch.device
     revision: str = ""
     """The hub's commit, for a base from there."""
+    stored: str = ""
+    """How most weights are stored in the folder: `BF16`, `F32` …"""
 
     @property
     def architecture(self) -> str:
@@ -92,7 +94,7 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: 
 
     place = torch.device(_device(device))
     with quiet():
-        model = _model(facts, getattr(torch, dtype), compact).to(place).eval()
+        model = _model(facts, getattr(torch, dtype), compact).to(place).eval().requires_grad_(False)
         if place.type == "cpu" and not isinstance(model, decoder.Decoder):
             attention.use(model)
         tokenizer = load_tokenizer(folder)
@@ -114,6 +116,7 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: 
         fingerprint=facts.fingerprint(),
         device=place,
         revision=folder.name if folder.parent.name == "snapshots" else "",
+        stored=facts.stored,
     )
 
 

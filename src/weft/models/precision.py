@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from weft.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from weft.models.load import Base
 
 TOLERANCE = 5e-6
 """Largest relative error of a 512-long float32 product; bfloat16 rounding gives about 2e-3."""
@@ -37,6 +41,11 @@ def for_training(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     tells = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private names: absent ones mean no
     return "bfloat16" if any(getattr(torch.cpu, name, lambda: False)() for name in tells) else "float32"
+
+
+def for_answering(base: Base) -> str:
+    """`bfloat16` for a base that was stored so, where the device multiplies such numbers itself; else `float32`."""
+    return for_training(base.device) if base.stored == "BF16" and isinstance(base.model, Decoder) else "float32"
 
 
 @contextlib.contextmanager
