@@ -18,7 +18,7 @@ from weft.records import Document
 from weft.runs import Run
 from weft.settings import resolve
 from weft.testing import tiny_base
-from weft.train import auto, pretrain, steps
+from weft.train import auto, likelihood, pretrain, steps
 from weft.train.documents import Writer, packed
 from weft.train.mix import Mix
 from weft.train.pretrain import HeldOut
@@ -104,7 +104,7 @@ def test_a_training_that_is_interrupted_ends_in_the_same_bytes(tmp_path: Path, m
 
 def test_micro_batches_change_nothing_beyond_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _train(tmp_path / "whole", epochs=1)
-    monkeypatch.setattr(pretrain, "MICRO_TOKENS", 60)
+    monkeypatch.setattr(likelihood, "MICRO_TOKENS", 60)
     parts, _ = _train(tmp_path / "parts", epochs=1)
     for a, b in zip(whole.metrics(), parts.metrics(), strict=True):
         assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), abs=1e-5)
@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path: Path, monkeypatch: p
     def poisoned(model: Any, rows: Any) -> torch.Tensor:
         return learned_logprobs(model, rows) * (math.nan if model.training else 1.0)
 
-    monkeypatch.setattr(pretrain, "learned_logprobs", poisoned)
+    monkeypatch.setattr(likelihood, "learned_logprobs", poisoned)
     with pytest.raises(TrainError, match=r"step 1: loss nan.*--learning-rate"):
         _train(tmp_path / "r")
     assert not (tmp_path / "r/adapter").exists()

@@ -11,24 +11,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from weft.forest.logprobs import learned_logprobs
 from weft.models.load import Base
-from weft.models.precision import frozen_as, numbers
+from weft.models.precision import frozen_as
 from weft.progress import Progress
 from weft.records import Tokens
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
-from weft.train.batches import MICRO_TOKENS, micro_batches
 from weft.train.crew import Crew, hands, shares
-from weft.train.losses import nll
+from weft.train.likelihood import add_gradient, mean_loss
 from weft.train.mix import Mix
 from weft.train.needs import require_memory
 from weft.train.pretrain_config import PretrainConfig
 from weft.train.settle import settled
-from weft.train.steps import Steps, Trained, only_answering
+from weft.train.steps import Steps, Trained
 
 LONGEST = 2048
 """Most tokens of a row where nothing is said and the context is longer: memory grows with it."""
@@ -76,14 +72,7 @@ def train(run: Run, base: Base, train: Mix, validation: HeldOut, config: Pretrai
     per_epoch = math.ceil(len(train) / config.batch_size)
 
     def learn(rows: Sequence[Tokens], learned: int) -> float:
-        """Add these rows' gradient of the mean over the step's `learned` tokens; returns their part of the loss."""
-        loss = 0.0
-        for part in micro_batches(rows, MICRO_TOKENS):
-            with numbers(base.model, config.precision):
-                part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
-            part_loss.backward()
-            loss += float(part_loss.detach())
-        return loss
+        return add_gradient(base, rows, learned, config)
 
     count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
     with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
@@ -95,15 +84,8 @@ def train(run: Run, base: Base, train: Mix, validation: HeldOut, config: Pretrai
             steps.update(loss, tokens=sum(len(row.ids) for row in rows))
 
             if steps.look_due:
-                general = {"replay_loss": _loss(base, validation.replay, config)} if validation.replay else {}
-                steps.look(_loss(base, validation.rows, config), **general)
+                general = {"replay_loss": mean_loss(base, validation.replay, config)} if validation.replay else {}
+                steps.look(mean_loss(base, validation.rows, config), **general)
             steps.save_if_due()
 
     return steps.publish(())
-
-
-def _loss(base: Base, rows: Sequence[Tokens], config: PretrainConfig) -> float:
-    """Mean over all learned tokens, in nats."""
-    with only_answering(base, config):
-        parts = [learned_logprobs(base.model, part) for part in micro_batches(rows, MICRO_TOKENS)]
-    return -float(torch.cat(parts).mean())

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from weft.errors import TrainError
-from weft.forest.logprobs import learned_logprobs
 from weft.models.load import Base
-from weft.models.precision import frozen_as, numbers
+from weft.models.precision import frozen_as
 from weft.progress import Progress
 from weft.records import Conversation, Tokens
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
-from weft.train.batches import MICRO_TOKENS, micro_batches
 from weft.train.crew import Crew, hands, shares
 from weft.train.ending import require_ending
-from weft.train.losses import nll
+from weft.train.likelihood import add_gradient, mean_loss
 from weft.train.needs import require_memory
-from weft.train.neftune import noisy_embeddings
 from weft.train.settle import settled
 from weft.train.sft_config import SftConfig
-from weft.train.steps import Steps, Trained, only_answering
+from weft.train.steps import Steps, Trained
 
 
 def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved[SftConfig]:
@@ -61,16 +56,8 @@ def train(
     steps = Steps(run, base, config, len(rows), progress)
     count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout or config.neftune_alpha))
 
-    def learn(numbers_of_rows: Sequence[int], learned: int) -> float:
-        """Add these rows' gradient of the mean over the step's `learned` tokens; returns their part of the loss."""
-        loss = 0.0
-        for part in micro_batches([rows[i] for i in numbers_of_rows], MICRO_TOKENS):
-            noise = noisy_embeddings(base.model, config.neftune_alpha, part)
-            with numbers(base.model, config.precision), noise:
-                part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
-            part_loss.backward()
-            loss += float(part_loss.detach())
-        return loss
+    def learn(part: Sequence[int], learned: int) -> float:
+        return add_gradient(base, [rows[i] for i in part], learned, config, config.neftune_alpha)
 
     with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
         for batch in steps.batches(lengths):
@@ -80,17 +67,10 @@ def train(
             steps.update(loss, tokens=sum(lengths[i] for i in batch))
 
             if steps.look_due:
-                steps.look(_validation_loss(base, held_out, config))
+                steps.look(mean_loss(base, held_out, config))
             steps.save_if_due()
 
     return steps.publish(skipped)
-
-
-def _validation_loss(base: Base, rows: Sequence[Tokens], config: SftConfig) -> float:
-    """Mean over all learned tokens, in nats."""
-    with only_answering(base, config):
-        parts = [learned_logprobs(base.model, part) for part in micro_batches(rows, MICRO_TOKENS)]
-    return -float(torch.cat(parts).mean())
 
 
 def _render(base: Base, examples: Sequence[Conversation], config: SftConfig) -> tuple[list[Tokens], list[int]]:
