@@ -166,3 +166,56 @@ def test_every_parameter_learns_nearly_the_same_in_narrow_products(model: Decode
     assert narrow_loss == pytest.approx(loss, rel=1e-2)
     # Random weights this small: transformers' own bfloat16 is off by 2 to 17 % over five seeds.
     assert (narrow_gradient - gradient).norm() <= 1e-1 * gradient.norm()
+
+
+def _stored_as(folder: Path, dtype: torch.dtype) -> Path:
+    """The base in `folder` with its matrices stored as `dtype`."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    narrowed = {name: tensor.to(dtype) if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
+    save_file(narrowed, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [(torch.float32, "F32"), (torch.bfloat16, "BF16")])
+def test_a_base_knows_how_most_of_its_weights_are_stored(tmp_path: Path, dtype: torch.dtype, stored: str) -> None:
+    base = load(str(_stored_as(save_base(tmp_path / "base"), dtype)))
+    assert base.stored == stored  # its norms are float32 in both
+    assert next(base.model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hardware", ["float32", "bfloat16"])
+def test_only_a_compact_base_stored_in_bfloat16_answers_in_it_and_only_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, dtype: torch.dtype, hardware: str
+) -> None:
+    monkeypatch.setattr(precision, "for_training", lambda device: hardware)
+    base = load(str(_stored_as(save_base(tmp_path / "base", kind), dtype)))
+    narrow = kind == "llama" and dtype == torch.bfloat16 and hardware == "bfloat16"
+    assert precision.for_answering(base) == ("bfloat16" if narrow else "float32")
+
+
+def test_an_arm_is_measured_in_the_numbers_that_answering_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weft.evaluate import run
+    from weft.evaluate.arms.zero_shot import zero_shot
+    from weft.generate import engine
+    from weft.progress import Silent
+    from weft.records import Conversation, Message
+    from weft.tasks import infer
+
+    monkeypatch.setattr(precision, "for_training", lambda device: "bfloat16")
+    base = load(str(_stored_as(save_base(tmp_path / "base"), torch.bfloat16)))
+    rows = [Conversation((Message("user", f"say {n}"), Message("assistant", "ab"[n % 2])), line=n) for n in range(4)]
+    seen: set[torch.dtype] = set()
+    answer = engine.answer
+
+    def watched(base: Any, *rest: Any) -> Any:
+        seen.add(base.model.lm_head.weight.dtype)
+        return answer(base, *rest)
+
+    monkeypatch.setattr(run, "answer", watched)
+    run.measure(base, zero_shot("tuned"), rows, infer(rows), "validation", 4, Silent())
+    assert seen == {torch.bfloat16}
+    assert base.model.lm_head.weight.dtype == torch.float32

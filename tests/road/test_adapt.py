@@ -160,6 +160,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(weft: Any, t
             "--beta: a setting of --method dpo; the method here is pret",
         ),
         (["docs", "--method", "pretrain", "--system", "x"], 2, "--system: a setting of --method sft"),
+        (["gone", "--method", "pretrain"], 2, "gone: no such file. Name a .txt, .md, .rst or JSONL file of documents"),
+        (["gone"], 2, "gone: no such file. Name a JSONL, JSON or CSV file of examples, or the folder of a run"),
         (["docs", "--method", "pretrain", "--replay-share", "0.2"], 2, "Name the general text with --replay"),
         (["docs", "--method", "pretrain", "--replay", "nothing.txt"], 2, "nothing.txt: no such file"),
         (["docs", "--method", "pretrain", "--document-end", "x"], 2, "--document-end 'x': no control token"),

@@ -32,7 +32,7 @@ def train_on_documents(
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
     route = precision.settle()
-    wanted = told(DocumentsConfig, data, out, file, flags, folders=True)
+    wanted = told(DocumentsConfig, data, out, file, flags, documents=True)
     config = wanted.settings.config
     if config.replay is None and wanted.settings.origins["replay_share"] != "default":
         raise UsageError("--replay-share says how much of --replay is mixed in. Name the general text with --replay.")

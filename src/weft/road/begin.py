@@ -48,11 +48,11 @@ def told(
     file: str | None,
     flags: Mapping[str, Any],
     *,
-    folders: bool = False,
+    documents: bool = False,
 ) -> Told[C]:
     """Settings of `kind` and the file they are for; `data` may be the folder of a run that is to go on.
 
-    With `folders` the examples may be a folder too.
+    With `documents` the data are texts, which may lie in a folder, rather than examples.
     Raises UsageError where file or folder do not fit, SettingsError for wrong settings.
     """
     given = Path(data)
@@ -63,8 +63,8 @@ def told(
         out = str(given)
     else:
         settings = resolve(kind, flags, file=Path(file) if file else None)
-    if not Path(data).is_file() and not (folders and Path(data).is_dir()):
-        raise UsageError(_not_a_file(data))
+    if not Path(data).is_file() and not (documents and Path(data).is_dir()):
+        raise UsageError(_not_a_file(data, documents))
     return Told(settings, data, out)
 
 
@@ -115,7 +115,7 @@ def _short_hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _not_a_file(data: str) -> str:
+def _not_a_file(data: str, documents: bool) -> str:
     path = Path(data)
     if path.is_dir():
         return (
@@ -124,4 +124,9 @@ def _not_a_file(data: str) -> str:
         )
     if path.exists():
         return f"{data}: not a regular file. Save the examples in a file first."
-    return f"{data}: no such file. Name a JSONL, JSON or CSV file of examples, or the folder of a run."
+    wanted = (
+        "a .txt, .md, .rst or JSONL file of documents, a folder of them,"
+        if documents
+        else ("a JSONL, JSON or CSV file of examples,")
+    )
+    return f"{data}: no such file. Name {wanted} or the folder of a run."
