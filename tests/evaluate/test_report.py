@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from weft.errors import MissingExtra
-from weft.evaluate.report import _template, render_html, view, words
+from weft.evaluate import report as report_room
+from weft.evaluate.report import _template, render_html, words
 from weft.evaluate.report.charts import loss_curves, thinned
 from weft.evaluate.report.differences import pieces
+from weft.evaluate.report.view import conclusion, confusion, examples
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -181,26 +183,26 @@ def test_every_key_of_the_report_may_be_missing_or_null(sample):
 
 def test_seventy_seven_labels_are_shown_as_the_most_confused_pairs(sample):
     report = sample("many labels")
-    found = view.pairs(report["confusion"])
-    assert found and found["labels"] == 77 and len(found["rows"]) == view.PAIRS
-    assert view.matrix(report["confusion"]) is None
+    found = confusion.pairs(report["confusion"])
+    assert found and found["labels"] == 77 and len(found["rows"]) == confusion.PAIRS
+    assert confusion.matrix(report["confusion"]) is None
     assert "matrix" not in {a.get("class") for a in Page(render_html(report | {"training": None})).all("table")}
 
 
 def test_the_confusion_matrix_shows_every_count(sample):
-    confusion = sample("classification")["confusion"]
-    found = view.matrix(confusion)
-    assert found and [[cell["count"] for cell in row["cells"]] for row in found["rows"]] == confusion["counts"]
+    counted = sample("classification")["confusion"]
+    found = confusion.matrix(counted)
+    assert found and [[cell["count"] for cell in row["cells"]] for row in found["rows"]] == counted["counts"]
     assert all(row["cells"][i]["right"] for i, row in enumerate(found["rows"]))
 
 
 def test_findings_of_one_rule_stand_together_with_errors_first():
     found = [{"rule": "r", "line": i, "severity": "note", "message": f"m{i}"} for i in range(1, 40)]
     found.append({"rule": "bad", "line": 3, "severity": "error", "message": "broken"})
-    groups = view.findings(found)
+    groups = examples.findings(found)
     assert [group["rule"] for group in groups] == ["bad", "r"]
     assert (
-        groups[1]["left"] == 39 - view.SHOWN_PER_RULE
+        groups[1]["left"] == 39 - examples.SHOWN_PER_RULE
         and groups[1]["more"].startswith("5, 6")
         and "…" in groups[1]["more"]
     )
@@ -208,10 +210,10 @@ def test_findings_of_one_rule_stand_together_with_errors_first():
 
 def test_the_evidence_points_to_the_better_arm_also_where_less_is_better(sample):
     report = sample("structured")
-    found = view.evidence(report["verdict"]["comparison"], report)
+    found = conclusion.evidence(report["verdict"]["comparison"], report)
     assert found and found["right"] == "Fine-tuned better" and found["middle"] == pytest.approx(50 + 50 * 0.703)
     loss = report["verdict"]["comparison"] | {"metric": "log_loss", "difference": -0.4, "low": -0.5, "high": -0.3}
-    found = view.evidence(loss, report)
+    found = conclusion.evidence(loss, report)
     assert found and found["middle"] == pytest.approx(90) and found["right"] == "Fine-tuned lower loss"
 
 
@@ -298,7 +300,7 @@ def luminance(colour: str) -> float:
 
 
 def test_text_colours_reach_contrast_AA_in_both_schemes():
-    css = (Path(view.__file__).parent / "page.css").read_text(encoding="utf-8")
+    css = (Path(report_room.__file__).parent / "page.css").read_text(encoding="utf-8")
     schemes = [
         dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
     ]

@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from weft.evaluate.report import charts, view, words
+from weft.evaluate.report import charts, words
+from weft.evaluate.report.view import conclusion, confusion, examples, learning, named, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ def _row(table: Table, cells: Sequence[str], *, strong: bool = False) -> None:
 
 
 def _verdict(report: Mapping[str, Any], console: Console) -> None:
-    found = view.verdict(report)
+    found = conclusion.verdict(report)
     _say(console, f"Verdict: {found['title']}", style="bold")
     _say(console, found["reason"])
     if evidence := found["evidence"]:
@@ -94,8 +95,8 @@ def _arms(report: Mapping[str, Any], console: Console) -> None:
     measured = report.get("arms") or ()
     if not measured:
         return
-    main, chosen = view.main_metric(report), view.chosen_arm(report)
-    shown = view.arms(report)
+    main, chosen = named.main_metric(report), named.chosen_arm(report)
+    shown = tables.arms(report)
     _title(console, f"Arms, {words.plural(shown['n'], 'row')} of the {shown['split']} split, 95 % intervals")
     second = "format_consistency" if any("format_consistency" in (a.get("metrics") or {}) for a in measured) else None
     names = [name for name in (main, second) if name]
@@ -121,14 +122,16 @@ def _other_metrics(measured: Sequence[Mapping[str, Any]], told: Sequence[str], c
 
 def _differences(report: Mapping[str, Any], console: Console) -> None:
     """The chosen arm against each other one; without a choice, every pair. The page has them all."""
-    chosen = view.chosen_arm(report)
-    shown = [view.towards(chosen, c) for c in report.get("comparisons") or () if chosen is None or chosen in c["arms"]]
+    chosen = named.chosen_arm(report)
+    shown = [
+        conclusion.towards(chosen, c) for c in report.get("comparisons") or () if chosen is None or chosen in c["arms"]
+    ]
     if not shown:
         return
     _title(console, "Differences in points, paired on the same rows")
     table = _table(["Pair", "Difference", "p (Holm)"])
     for comparison in shown:
-        found = view.compared(comparison, report)
+        found = conclusion.compared(comparison, report)
         first, second = comparison["arms"]
         _row(table, [f"{first} - {second}", found["difference"], found["p"]])
     console.print(table)
@@ -139,14 +142,14 @@ def _training(report: Mapping[str, Any], console: Console) -> None:
     if not (record := report.get("training")):
         _say(console, "Nothing was trained in this run.", indent=2)
         return
-    found = view.facts(record)
+    found = learning.facts(record)
     for name, fact in found:
         _say(console, f"{name}: {fact}", indent=2, hanging=2)
     curve = record.get("curve") or {}
     for name in ("train", "validation"):
         if line := charts.in_a_line(curve.get(name)):
             _say(console, f"{name:<10} {line}", indent=2)
-    if caption := view.curve_in_words(record):
+    if caption := learning.curve_in_words(record):
         _say(console, caption, indent=2, hanging=2)
 
 
@@ -164,7 +167,7 @@ def _fields(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _confusion(report: Mapping[str, Any], console: Console) -> None:
-    mistaken = view.mistaken(report.get("confusion"))
+    mistaken = confusion.mistaken(report.get("confusion"))
     if mistaken:
         _title(console, "Most often mistaken")
         for pair in mistaken[:5]:
@@ -174,9 +177,9 @@ def _confusion(report: Mapping[str, Any], console: Console) -> None:
 
 def _findings(report: Mapping[str, Any], console: Console) -> None:
     known = report.get("data") or {}
-    groups = view.findings(known.get("findings") or ())
+    groups = examples.findings(known.get("findings") or ())
     _title(console, "Data")
-    _say(console, view.data(known) or "Nothing is known of it.", indent=2, hanging=2)
+    _say(console, examples.data(known) or "Nothing is known of it.", indent=2, hanging=2)
     for group in groups[:FINDINGS]:
         first = group["shown"][0]
         line = f" line {first['line']}:" if first.get("line") else ""
