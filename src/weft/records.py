@@ -20,9 +20,13 @@ class Message:
 
     role: Role
     content: str
+    # Not shown: which rows are kept for the test hangs on how messages are shown (road/prepare.py).
+    weight: int | None = field(default=None, repr=False)
+    """Of the assistant's messages: 1 to learn it, 0 not to, None where the data do not say."""
 
-    def to_json(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
+    def to_json(self) -> dict[str, Any]:
+        weight = {} if self.weight is None else {"weight": self.weight}
+        return {"role": self.role, "content": self.content, **weight}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,16 @@ class Conversation:
     def question(self) -> str:
         """The text of the last user turn: what retrieval searches with and what duplicates are judged by."""
         return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
+
+    def learned(self, otherwise: Literal["last", "all"]) -> frozenset[int]:
+        """Which messages are learned, by their place: as the weights say (without one counts as 1), else `otherwise`.
+
+        The fine-tuning API means the same by its weights.
+        """
+        places = [place for place, message in enumerate(self.messages) if message.role == "assistant"]
+        if any(message.weight is not None for message in self.messages):
+            return frozenset(place for place in places if self.messages[place].weight != 0)
+        return frozenset(places if otherwise == "all" else places[-1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ def test_states_that_predict_several_tokens_or_in_any_order_count_for_each() -> 
     states, targets = torch.tensor([3, 0, 3, 2, 3]), torch.tensor([1, 8, 1, 0, 5])  # state 1 predicts nothing
     grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0])
     for ours, theirs in zip(
-        _from_states(token_logprobs, hidden.float(), weight.float(), states, targets, grads),
+        _from_states(lambda *given: token_logprobs(*given)[0], hidden.float(), weight.float(), states, targets, grads),
         _from_states(lambda h, w, s, t: (h @ w.T).log_softmax(-1)[s, t], hidden, weight, states, targets, grads),
         strict=True,
     ):
@@ -234,7 +234,7 @@ def _from_states(function: Any, hidden: Tensor, weight: Tensor, states: Tensor, 
 def test_logits_beyond_float32s_exponent_stay_finite() -> None:
     hidden = torch.tensor([[300.0, 0.0]], requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    found = token_logprobs(hidden, weight, torch.tensor([0, 0]), torch.tensor([0, 1]))
+    found, _, _ = token_logprobs(hidden, weight, torch.tensor([0, 0]), torch.tensor([0, 1]))
     assert found.tolist() == [0.0, -600.0]
     found.sum().backward()
     assert hidden.grad is not None and hidden.grad.isfinite().all()

@@ -104,10 +104,11 @@ def test_gradients_of_rows_are_those_of_peft(tmp_path: Path, kind: Any) -> None:
     assert lora.trainable_count(ours) == theirs.get_nb_trainable_parameters()[0]
 
 
-def test_the_decoder_learns_rows_with_the_gradients_of_peft(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [(END,), tuple(range(3, 200, 2))], ids=["one", "many"])
+def test_the_decoder_learns_rows_with_the_gradients_of_peft(tmp_path: Path, tokens: tuple[int, ...]) -> None:
     from peft import PeftModel
 
-    _saved(tmp_path / "a")
+    _saved(tmp_path / "a", tokens=tokens)
     decoder = load(str(save_base(tmp_path / "base"))).model
     assert isinstance(decoder, Decoder)
     lora.load_adapter(decoder, tmp_path / "a", trainable=True)
@@ -163,7 +164,7 @@ def test_rows_that_cannot_be_carried_are_refused_and_nothing_is_changed() -> Non
     with pytest.raises(UsageError, match=r"names the output head: its rows learn already. Leave out --train-end"):
         lora.wrap(model, LoraConfig(r=4, targets=("lm_head",)), 0, tokens=(END,))
     model.lm_head = nn.Linear(32, 264)  # a bias, which PEFT would drop
-    with pytest.raises(UsageError, match=r"--train-end-token: a LlamaForCausalLM with this output layer keeps no row"):
+    with pytest.raises(UsageError, match=r"a LlamaForCausalLM with this output layer keeps no row"):
         lora.wrap(model, CONFIG, 0, tokens=(END,))
     assert all(parameter.requires_grad for parameter in model.parameters())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import numpy
@@ -81,8 +82,8 @@ def test_bytes_that_hash_well_but_are_no_safetensors_are_damage(tmp_path, tensor
     (folder / checkpoint.TENSORS).write_bytes(b"not tensors")
     manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
     manifest["files"][checkpoint.TENSORS] = {"bytes": 11, "sha256": hashlib.sha256(b"not tensors").hexdigest()}
-    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(DamageError, match="an earlier checkpoint will be used"):
+    (folder / checkpoint.MANIFEST).write_text(checkpoint._signed(manifest))
+    with pytest.raises(DamageError, match=r"tensors.safetensors: (?!.*SHA).*an earlier checkpoint will be used"):
         checkpoint.load(folder)
 
 
@@ -164,3 +165,70 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
 def test_fingerprints_tell_apart_where_one_part_ends():
     assert checkpoint.fingerprint(["ab", "c"]) != checkpoint.fingerprint(["a", "bc"])
     assert checkpoint.fingerprint(["é"]) == checkpoint.fingerprint(["é".encode()])
+
+
+def _dying(folder, at):
+    """In a process of its own: save step 2, drop step 1, and die at event number `at` without cleaning up."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    count = 0
+
+    def counted(function, before=None):
+        def call(*args, **named):
+            nonlocal count
+            if count == at:
+                if before:
+                    before(*args)
+                os._exit(9)
+            count += 1
+            return function(*args, **named)
+
+        return call
+
+    def half(tensors, path, *_):
+        path.write_bytes(os.urandom(at * 7))
+
+    try:
+        checkpoint.save_file = counted(checkpoint.save_file, half)
+        checkpoint.shutil.rmtree = counted(checkpoint.shutil.rmtree, lambda path, *_: next(path.iterdir()).unlink())
+        for name in ("fsync", "rename", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        checkpoint.Path.write_text = counted(
+            checkpoint.Path.write_text, lambda path, text, _: path.write_bytes(text[: len(text) // 2].encode())
+        )
+        checkpoint.save(folder / "step-2", {"a": torch.full((50,), 2.0)}, {"step": 2})
+        checkpoint.rotate(folder, keep=1)
+    finally:
+        os._exit(0)
+
+
+def test_a_kill_anywhere_in_a_save_leaves_a_whole_checkpoint_and_never_a_half_one(tmp_path):
+    ended, at = [], 0
+    while not ended or ended[-1] == 9:
+        root = tmp_path / str(at)
+        checkpoint.save(root / "step-1", {"a": torch.full((50,), 1.0)}, {"step": 1})
+        ended.append(_dying(root, at))
+        newest = checkpoint.latest(root)
+        assert newest is not None
+        read, state = checkpoint.load(newest)
+        assert torch.equal(read["a"], torch.full((50,), float(state["step"])))
+        checkpoint.rotate(root, keep=1)
+        assert [path.name for path in root.iterdir()] == [newest.name]  # what the kill left is swept away
+        at += 1
+    assert at >= 10 and ended[-1] == 0
+
+
+def test_every_flipped_byte_is_found(tmp_path, tensors):
+    folder, draw = tmp_path / "step-1", random.Random(0)
+    checkpoint.save(folder, tensors, {"step": 7, "random": {"torch": "00" * 100}, "name": "naïve", "loss": 1e-05})
+    for name in (checkpoint.TENSORS, checkpoint.MANIFEST):
+        whole = (folder / name).read_bytes()
+        for _ in range(50):
+            damaged = bytearray(whole)
+            damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(DamageError, match="step-1"):
+                checkpoint.load(folder)
+        (folder / name).write_bytes(whole)
+    assert checkpoint.load(folder)[1]["step"] == 7

@@ -19,7 +19,8 @@ from weft.records import Message, Preference
 from weft.runs import Run
 from weft.settings import resolve
 from weft.testing import tiny_base
-from weft.train import auto, dpo, steps
+from weft.train import auto, dpo, needs, publish, steps
+from weft.train.batches import MICRO_TOKENS
 from weft.train.dpo_config import DpoConfig
 
 
@@ -69,7 +70,7 @@ def test_the_gradient_of_a_step_is_that_of_plain_transformers(loss: Any) -> None
     config = _config(loss=loss, beta=0.3)
     base, again, reference = tiny_base(), tiny_base(), tiny_base(seed=1)
     pairs, _ = dpo.render(base, _pairs(6), 256)
-    pairs = dpo.with_reference(reference, pairs, config, Silent())
+    pairs = dpo.with_reference(reference, pairs, MICRO_TOKENS, config, Silent())
     (dpo.losses(dpo.reply_logprobs(base.model, pairs), pairs, config).mean()).backward()
 
     total = torch.zeros(())
@@ -104,8 +105,8 @@ def test_the_first_step_loses_log_2_and_held_out_pairs_are_told_apart_in_the_end
     lora.load_adapter(base.model, run.path("adapter"))
     pairs, _ = dpo.render(base, held_out, 256)
     with lora.disabled(base.model):
-        known = dpo.with_reference(base, pairs, _config(), Silent())
-    assert dpo._validation(base, known, _config())["loss"] == pytest.approx(record.best_loss, abs=1e-5)
+        known = dpo.with_reference(base, pairs, MICRO_TOKENS, _config(), Silent())
+    assert dpo._validation(base, known, MICRO_TOKENS, _config())["loss"] == pytest.approx(record.best_loss, abs=1e-5)
 
 
 def test_the_first_loss_of_ipo_is_its_squared_target(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_the_first_loss_of_ipo_is_its_squared_target(tmp_path: Path) -> None:
 def test_full_fine_tuning_keeps_the_untouched_base_as_its_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "save_model", lambda base, folder: None)  # this base has no folder to copy
+    monkeypatch.setattr(publish, "save_model", lambda base, folder: None)  # this base has no folder to copy
     run, record = _train(tmp_path / "r", full=True, learning_rate=3e-4)
     assert run.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert record.result == "model" and record.best_loss < math.log(2)
@@ -125,7 +126,7 @@ def test_full_fine_tuning_keeps_the_untouched_base_as_its_reference(
 
 def test_micro_batches_change_nothing_beyond_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _train(tmp_path / "whole")
-    monkeypatch.setattr(dpo, "MICRO_TOKENS", 60)
+    monkeypatch.setattr(needs, "MICRO_TOKENS", 60)
     sizes = []
     monkeypatch.setattr(
         dpo, "learned_logprobs", lambda model, rows: sizes.append(len(rows)) or learned_logprobs(model, rows)
@@ -186,7 +187,7 @@ def test_what_training_would_refuse_is_refused_by_the_rehearsal(monkeypatch: pyt
     with pytest.raises(UsageError, match="above the size"):
         dpo.rehearse(base, pairs, pairs, _config(lora={"r": 500}))
     monkeypatch.setattr(memory, "available_bytes", lambda root: 1000)
-    with pytest.raises(ResourceError, match="Lower --max-tokens or --batch-size"):
+    with pytest.raises(ResourceError, match="Lower --max-tokens or --lora-r"):
         dpo.rehearse(base, pairs, pairs, _config())
 
 

@@ -52,7 +52,7 @@ def _stopped(base: Base, examples: list[Conversation]) -> int:
 
 def test_auto_trains_the_row_only_where_the_base_never_learned_it(shared: Path) -> None:
     nano, stories = load(NANO), load(str(shared / STORIES))
-    learned, unlearned = _settled(nano), _settled(stories)
+    learned, unlearned = _settled(nano, train_tokens="none"), _settled(stories, train_tokens="none")
     assert learned.config.train_end_token == "never"
     assert learned.origins["train_end_token"] == "auto: weft-nano knows its end token '<|im_end|>'"
     assert unlearned.config.train_end_token == "always"
@@ -61,8 +61,11 @@ def test_auto_trains_the_row_only_where_the_base_never_learned_it(shared: Path) 
         in (unlearned.origins["train_end_token"])
     )
     assert _settled(stories, full=True).origins["train_end_token"] == "auto: every parameter is trained"
-    preferences = dpo.settle(resolve(DpoConfig, {}), stories, 48)
+    preferences = dpo.settle(resolve(DpoConfig, {"train_tokens": "none"}), stories, 48)
     assert preferences.config.train_end_token == "always"
+    with_words = _settled(stories)
+    assert with_words.config.train_end_token == "never"
+    assert with_words.origins["train_end_token"].startswith("auto: the rows of all tokens that the examples use")
 
 
 def test_a_head_with_an_adapter_needs_no_row() -> None:
@@ -75,7 +78,7 @@ def test_a_head_with_an_adapter_needs_no_row() -> None:
 
 def test_training_without_the_row_is_refused_before_it_starts(shared: Path) -> None:
     base = load(str(shared / STORIES))
-    config = _settled(base, train_end_token="never", lora={"r": 4}).config
+    config = _settled(base, train_end_token="never", train_tokens="none", lora={"r": 4}).config
     with pytest.raises(UsageError, match=r"never learned its end token '</s>'.*Leave out --train-end-token never"):
         sft.rehearse(base, _examples(), _examples(), config)
     with pytest.raises(ValidationError, match="--full trains every row of the vocabulary"):
@@ -86,7 +89,7 @@ def test_a_base_that_cannot_carry_the_row_is_refused_before_training() -> None:
     base = tiny_base()
     base.model.lm_head = torch.nn.Linear(32, 264)
     config = _settled(base, train_end_token="always", lora={"r": 4}).config
-    with pytest.raises(UsageError, match="keeps no row of plain weights for its end token"):
+    with pytest.raises(UsageError, match="keeps no row of plain weights for a token"):
         sft.rehearse(base, _examples(), _examples(), config)
 
 
@@ -95,7 +98,7 @@ def test_tuned_replies_stop_where_the_base_could_not_and_peft_agrees(shared: Pat
     base = load(folder)
     examples = _examples()
     train, held_out = examples[:48], examples[48:]
-    config = _settled(base, batch_size=8, epochs=8, precision="float32", lora={"r": 8}).config
+    config = _settled(base, batch_size=8, epochs=8, precision="float32", lora={"r": 8}, train_tokens="none").config
     assert _stopped(base, held_out) == 0
     sft.rehearse(base, train, held_out, config)
     run = Run.create(tmp_path / "run", {"test": "ending"})
@@ -123,7 +126,8 @@ def test_tuned_replies_stop_where_the_base_could_not_and_peft_agrees(shared: Pat
 def test_without_the_row_the_same_training_never_stops(shared: Path, tmp_path: Path) -> None:
     base = load(str(shared / STORIES))
     examples = _examples()
-    config = _settled(base, batch_size=8, epochs=3, precision="float32", lora={"r": 8}, train_end_token="never").config
+    alone: dict[str, Any] = {"train_end_token": "never", "train_tokens": "none"}
+    config = _settled(base, batch_size=8, epochs=3, precision="float32", lora={"r": 8}, **alone).config
     run = Run.create(tmp_path / "run", {"test": "ending"})
     sft.train(run, base, examples[:48], examples[48:], config, Silent())
     assert _stopped(base, examples[48:]) == 0

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from weft.errors import TrainError, UsageError
-from weft.forest.logprobs import learned_logprobs
+from weft.forest.logprobs import Learned, learned_logprobs, learned_tokens
 from weft.progress import Silent
 from weft.records import Conversation, Message
 from weft.runs import Run
 from weft.settings import resolve
 from weft.testing import tiny_base
-from weft.train import auto, likelihood, sft, steps
+from weft.train import auto, likelihood, needs, sft, steps
 from weft.train.batches import micro_batches
 from weft.train.sft_config import SftConfig
 
@@ -86,7 +86,7 @@ def test_the_first_training_loss_of_a_run_is_transformers_own(tmp_path: Path) ->
 
 def test_micro_batches_change_nothing_beyond_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _train(tmp_path / "whole")
-    monkeypatch.setattr(likelihood, "MICRO_TOKENS", 60)
+    monkeypatch.setattr(needs, "MICRO_TOKENS", 60)
     parts, _ = _train(tmp_path / "parts")
     for a, b in zip(whole.metrics(), parts.metrics(), strict=True):
         assert a.keys() == b.keys()
@@ -183,10 +183,11 @@ def test_a_loss_that_is_not_finite_names_its_step_and_publishes_nothing(
 ) -> None:
     calls = iter(range(1000))
 
-    def poisoned(model: Any, rows: Any) -> torch.Tensor:
-        return learned_logprobs(model, rows) * (bad if next(calls) == 2 else 1.0)
+    def poisoned(model: Any, rows: Any, means: bool = False) -> Learned:
+        given = learned_tokens(model, rows, means)
+        return given._replace(logprobs=given.logprobs * (bad if next(calls) == 2 else 1.0))
 
-    monkeypatch.setattr(likelihood, "learned_logprobs", poisoned)
+    monkeypatch.setattr(likelihood, "learned_tokens", poisoned)
     with pytest.raises(TrainError, match=r"step 3: loss .*(nan|inf).*--learning-rate"):
         _train(tmp_path / "r", validate_every=100)
     assert not (tmp_path / "r/adapter").exists()
@@ -194,10 +195,11 @@ def test_a_loss_that_is_not_finite_names_its_step_and_publishes_nothing(
 
 
 def test_a_validation_loss_that_is_not_finite_is_a_failure_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(model: Any, rows: Any) -> torch.Tensor:
-        return learned_logprobs(model, rows) * (1.0 if model.training else math.nan)
+    def poisoned(model: Any, rows: Any, means: bool = False) -> Learned:
+        given = learned_tokens(model, rows, means)
+        return given._replace(logprobs=given.logprobs * (1.0 if model.training else math.nan))
 
-    monkeypatch.setattr(likelihood, "learned_logprobs", poisoned)
+    monkeypatch.setattr(likelihood, "learned_tokens", poisoned)
     with pytest.raises(TrainError, match="step 2: validation loss nan"):
         _train(tmp_path / "r")
 

@@ -42,11 +42,15 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     from weft.cli.terminal import TerminalProgress, print_json
     from weft.road.begin import method_of
     from weft.road.whole import train_only
+    from weft.train import processes
+    from weft.train.sharded import listener
 
     method = method_of(data, file, values)
     _refuse_flags_of_others(method, values)
     with TerminalProgress() as progress:
-        run, record = train_only(data, out, file, gather(METHODS.get(method, RoadConfig), values), progress)
+        run, record = train_only(data, out, file, gather(METHODS.get(method, RoadConfig), values), listener(progress))
+    if processes.rank():
+        return  # the first process of a torchrun tells what came of it
     published = run.path(record["result"])
     if as_json:
         print_json({"run": str(run.folder), "adapter": str(published), "training": record})

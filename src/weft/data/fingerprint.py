@@ -10,8 +10,11 @@ from weft.records import Conversation
 
 
 def canonical(example: Conversation) -> bytes:
-    """The messages as compact JSON in UTF-8; the line number does not count."""
-    turns = [[message.role, message.content] for message in example.messages]
+    """The messages as compact JSON in UTF-8, with their weights where there are any; the line number does not count."""
+    turns = [
+        [message.role, message.content] + ([] if message.weight is None else [message.weight])
+        for message in example.messages
+    ]
     return json.dumps(turns, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 

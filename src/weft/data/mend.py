@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weft.data.check.context import CheckContext, count
 from weft.errors import UsageError
-from weft.records import Conversation, Dataset, Message
+from weft.records import Conversation, Dataset
 from weft.runs import explained
 
 CLEAR_SHARE = 0.9
@@ -72,7 +72,7 @@ def write_jsonl(path: Path, examples: Iterable[Conversation]) -> None:
 
 
 def _trimmed(example: Conversation) -> Conversation:
-    messages = tuple(Message(message.role, message.content.strip()) for message in example.messages)
+    messages = tuple(replace(message, content=message.content.strip()) for message in example.messages)
     return Conversation(messages, example.line)
 
 
@@ -86,6 +86,7 @@ def _unified(examples: list[Conversation]) -> list[Conversation]:
         if len(own[main]) >= CLEAR_SHARE * sum(map(len, own.values())):
             usual.update(dict.fromkeys(own, main))
     return [
-        Conversation((*example.prompt, Message("assistant", usual.get(example.answer, example.answer))), example.line)
+        Conversation((*example.prompt, replace(last, content=usual.get(last.content, last.content))), example.line)
         for example in examples
+        for last in example.messages[-1:]
     ]

@@ -140,6 +140,7 @@ def _collect(
 ) -> Dataset:
     examples: list[Conversation] = []
     findings: list[Finding] = []
+    cut: list[int] = []
     seen: Counter[str] = Counter()
     keys: tuple[str, ...] = ()
     for row in rows:
@@ -152,6 +153,9 @@ def _collect(
         except layouts.RowFlaw as flaw:
             findings.append(objects.left_out(flaw.rule, row.line, flaw.message, flaw.cure))
             continue
+        whole, messages = messages, layouts.until_learned(messages)
+        if len(messages) < len(whole):
+            cut.append(row.line)
         if system is not None and messages[0].role != "system":
             messages = (Message("system", system), *messages)
         seen[layout] += 1
@@ -162,9 +166,18 @@ def _collect(
     if len(seen) > 1:
         counts = ", ".join(f"{count} {layout}" for layout, count in seen.most_common())
         findings.append(Finding("mixed-layouts", 0, "note", f"rows in several layouts, all read: {counts}"))
+    if cut:
+        findings.append(_behind_the_last(cut))
     layout = container + (seen.most_common(1)[0][0] if seen else "unknown layout")
     notes = lines.notes()
     return Dataset(str(path), layout, tuple(examples), (*notes, *findings), len(examples) + bad, lines.sha256())
+
+
+def _behind_the_last(lines: list[int]) -> Finding:
+    """What became of messages behind the last answer that the weights want learned."""
+    named = ", ".join(map(str, lines[:_SHOWN])) + (" …" if len(lines) > _SHOWN else "")
+    message = f"conversations are read up to their last learned answer: weights of 0 behind it (lines {named})"
+    return Finding("weight-end", 0, "note", message)
 
 
 def _understood(row: Mapping[str, Any], columns: _Columns | None) -> tuple[tuple[Message, ...], str]:

@@ -1,26 +1,42 @@
 """From rendered rows to log-probabilities of their learned tokens: the one forward pass that learning stands on.
 
-A `Decoder` runs over the forest of the rows; any other causal model of transformers over the padded rows, slower and
-equal. Logits exist only where something is learned, a chunk at a time, and never wait for the backward pass.
+A `Decoder` runs over the forest of the rows; any other causal model of transformers as `general.py` finds it can,
+slower and equal. Logits exist only where something is learned, a chunk at a time, and never wait for the backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from weft.forest.attention import ForestAttention
 from weft.forest.build import plant
+from weft.forest.general import predicted
 from weft.models.decoder import Decoder
+from weft.models.token_rows import RowHead
 from weft.records import Tokens
 
 LOGITS = 16_000_000
 """Most logits held at once, as numbers."""
+MANY_ROWS = 16
+"""From one row in so many of a table on, rows that learn are put into a copy of it rather than beside its logits."""
+
+
+class Learned(NamedTuple):
+    """What one forward pass says of every learned token, row after row: N = sum of `learn` over the rows."""
+
+    logprobs: Tensor
+    """(N,) float32."""
+    right: Tensor
+    """(N,) bool: whether no other token was likelier. No gradient."""
+    means: Tensor | None = None
+    """(N,) float32, where asked for: mean log-probability of all tokens in that place, which label smoothing raises."""
 
 
 def learned_logprobs(model: nn.Module, rows: Sequence[Tokens]) -> Tensor:
@@ -28,12 +44,21 @@ def learned_logprobs(model: nn.Module, rows: Sequence[Tokens]) -> Tensor:
 
     The first token of a row cannot be learned (nothing precedes it) and must not be marked.
     """
+    return learned_tokens(model, rows).logprobs
+
+
+def learned_tokens(model: nn.Module, rows: Sequence[Tokens], means: bool = False) -> Learned:
+    """As `learned_logprobs`, with whether each token was the likeliest and, with `means`, what smoothing needs."""
     if not any(any(row.learn) for row in rows):
-        return next(model.parameters()).new_zeros(0, dtype=torch.float32)
-    return _over_forest(model, rows) if isinstance(model, Decoder) else _padded(model, rows)
+        nothing = next(model.parameters()).new_zeros(0, dtype=torch.float32)
+        return Learned(nothing, nothing.bool(), nothing if means else None)
+    if isinstance(model, Decoder):
+        return _over_forest(model, rows, means)
+    found, right, mean = _of_logits(nn.Identity(), *predicted(model, rows), means)
+    return Learned(found, right, mean if means else None)
 
 
-def _over_forest(model: Decoder, rows: Sequence[Tokens]) -> Tensor:
+def _over_forest(model: Decoder, rows: Sequence[Tokens], means: bool) -> Learned:
     device = model.model.embed_tokens.weight.device
     forest = plant(rows)
     keep, sources = np.unique(forest.sources, return_inverse=True)
@@ -41,33 +66,58 @@ def _over_forest(model: Decoder, rows: Sequence[Tokens]) -> Tensor:
         torch.from_numpy(array).to(device) for array in (forest.ids, forest.positions, keep, sources, forest.targets)
     )
     hidden = model.states(ids, positions, ForestAttention(forest, keep, device), kept)
-    if isinstance(model.lm_head, nn.Linear):
-        return token_logprobs(hidden, model.lm_head.weight, states, targets)
-    logits = model.lm_head(hidden).float().log_softmax(-1)  # an adapted head: autograd knows its way
-    return logits[states, targets]
+    head = model.lm_head
+    if isinstance(head, RowHead) and len(head.tokens) * MANY_ROWS >= len(head.weight):
+        weight = head.table
+    elif isinstance(head, nn.Linear):
+        weight = head.weight
+    else:
+        return _through_module(head, hidden, states, targets, means)
+    found, log_sums, right = token_logprobs(hidden, weight, states, targets)
+    if not means:
+        return Learned(found, right)
+    # The mean of logits is the logit of the mean row, so no second look at the vocabulary is needed.
+    mean = (hidden.float() * weight.mean(0, dtype=torch.float32)).sum(-1)
+    return Learned(found, right, (mean - log_sums)[states])
 
 
-def _padded(model: nn.Module, rows: Sequence[Tokens]) -> Tensor:
-    """Rows padded on the right, where a causal model cannot look, so no mask is needed."""
-    device = next(model.parameters()).device
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([list(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=device)
-    learn = torch.tensor([list(row.learn) + [False] * (width - len(row.ids)) for row in rows], device=device)
-    columns = learn.any(0).nonzero().squeeze(-1) - 1  # the states that predict some learned token
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits  # (B, columns, V)
-    chosen = learn[:, columns + 1]
-    return logits[chosen].float().log_softmax(-1).gather(-1, ids[:, columns + 1][chosen][:, None]).squeeze(-1)
+def _through_module(head: nn.Module, hidden: Tensor, states: Tensor, targets: Tensor, means: bool) -> Learned:
+    """An adapted head: autograd knows its way; where the logits come in chunks, each is computed again on the way back.
+
+    hidden (K, W); states and targets (N,), as in `token_logprobs`.
+    """
+    parts = _chunks(len(hidden), head.weight.shape[0])  # type: ignore[union-attr]
+    order = torch.argsort(states, stable=True)
+    counts = _counts(states[order], len(hidden))
+    found = []
+    for part in parts:
+        here = order[counts[part.start] : counts[part.stop]]
+        args = head, hidden[part], states[here] - part.start, targets[here], means
+        found.append(_of_logits(*args) if len(parts) == 1 else recomputed(_of_logits, *args, use_reentrant=False))
+    back = torch.argsort(order)
+    logprobs, right, mean = (torch.cat(pieces)[back] for pieces in zip(*found, strict=True))
+    return Learned(logprobs, right, mean if means else None)
+
+
+def _of_logits(
+    head: nn.Module, hidden: Tensor, states: Tensor, targets: Tensor, means: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    chances = head(hidden).float().log_softmax(-1)
+    found = chances[states, targets]
+    right = found.detach() == chances.detach().amax(-1)[states]
+    return found, right, chances.mean(-1)[states] if means else found.new_zeros(len(found))
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         found = hidden.new_empty(len(states), dtype=torch.float32)
+        right = torch.empty(len(states), dtype=torch.bool, device=hidden.device)
         wanted = ctx.needs_input_grad[0]
         expected = torch.empty_like(hidden) if wanted else None  # Σ p(v) W[v] of each state
         sums = hidden.new_empty(len(hidden), dtype=torch.float32)
         order = torch.argsort(states, stable=True)
-        counts = torch.searchsorted(states[order].contiguous(), torch.arange(0, len(hidden) + 1, device=states.device))
+        counts = _counts(states[order], len(hidden))
         for part in _chunks(len(hidden), len(weight)):
             logits = (hidden[part] @ weight.T).float()
             here = order[counts[part.start] : counts[part.stop]]
@@ -77,17 +127,23 @@ class _TokenLogprobs(torch.autograd.Function):
             total = logits.sum(-1, keepdim=True)
             sums[part] = (most + total.log()).squeeze(-1)
             found[here] = own - sums[states[here]]
+            right[here] = own == most[states[here] - part.start, 0]
             if expected is not None:
                 torch.mm(logits.div_(total).to(weight.dtype), weight, out=expected[part])
         ctx.save_for_backward(hidden, weight, states, targets, sums, expected)
-        return found
+        ctx.mark_non_differentiable(right)
+        ctx.set_materialize_grads(False)
+        return found, sums, right
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, states, targets, sums, expected = ctx.saved_tensors
-        grad = grads[0]
+        grad = torch.zeros(len(states), device=states.device) if grads[0] is None else grads[0]
+        # What pulls at the logarithm of each state's sum: from its tokens' log-probabilities, and from the sum itself.
         of_state = torch.zeros_like(sums).index_add_(0, states, grad)
+        if grads[1] is not None:
+            of_state -= grads[1]
         by_hidden = by_weight = None
         if expected is not None:
             by_hidden = (expected.float() * of_state[:, None]).neg_()
@@ -102,13 +158,19 @@ class _TokenLogprobs(torch.autograd.Function):
         return by_hidden, by_weight, None, None
 
 
-def token_logprobs(hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+def token_logprobs(hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log softmax(hidden Wᵀ) at the targets: hidden (K, W), weight (V, W), states and targets (N,) → (N,) float32.
 
     `states[n]` is the row of `hidden` that predicts `targets[n]`; several may share one. The gradient of a
     log-probability by its state is W[target] - Σ p(v) W[v], so the logits are dropped before the next chunk is made.
+    Also the logarithm of each state's sum of exponentials (K,), and (N,) whether no other token was likelier.
     """
     return _TokenLogprobs.apply(hidden, weight, states, targets)  # type: ignore[return-value]
+
+
+def _counts(ordered: Tensor, states: int) -> Tensor:
+    """(K + 1,) how many of the sorted places `ordered` (N,) lie before each state."""
+    return torch.searchsorted(ordered.contiguous(), torch.arange(0, states + 1, device=ordered.device))
 
 
 def _chunks(states: int, vocabulary: int) -> list[slice]:

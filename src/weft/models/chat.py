@@ -12,19 +12,25 @@ renderers.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from weft.errors import ModelError, UsageError
+from weft.models import tool_form
+from weft.models.disguise import Disguise, pieces
 from weft.models.encode import Encoder
-from weft.models.template import Layout, Slot, Template
+from weft.models.template import Layout, Slot, Template, quoted
+from weft.models.turns import Said, Tool
 from weft.records import Message, Tokens
 
 PLAIN = Path(__file__).with_name("plain.jinja")
 # Templates that print today's date would otherwise serve another prompt than they were trained with.
 DATE = datetime.date(2024, 7, 26)
+_PLANS = 512
+"""Plans kept. A server sees conversations of any shape, and must not remember each for ever."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,16 @@ class _Plan:
     """Per message of the assistant: the control token that the template puts directly after it."""
     opening: str
     """What stands before the answer beyond the generation prompt."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the template sees of a conversation beyond roles, without a control text: tools and what messages hold."""
+
+    tools: Sequence[Any] = ()
+    extras: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    letters: Mapping[str, str] = field(default_factory=dict)
+    """What was hidden: private letter → text."""
 
 
 class Chat:
@@ -115,16 +131,38 @@ class Chat:
         pieces = [set(part) for part in plan.before if isinstance(part, tuple)]
         return all(piece & self._encoder.control for piece in pieces[1:])
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids to feed before generating the reply. Raises ModelError where the template refuses the messages."""
-        self._refuse_read_contents(messages)
-        return self._fill(self._plan(_shape(messages)), messages)
+    @cached_property
+    def tool_form(self) -> tool_form.ToolForm:
+        """How the base writes calls of tools. Raises ModelError where its template knows none."""
+        texts = {id_: text for text, id_ in self._encoder.added.items()}
+        ends = [texts[id_] for id_ in self.end_ids if id_ in texts]
+        return tool_form.find(self._template.render, self.opening, ends)
 
-    def example(self, messages: Sequence[Message], *, learn: Literal["last", "all"] = "last") -> Tokens:
+    def prompt(self, messages: Sequence[Said], tools: Sequence[Tool] = ()) -> list[int]:
+        """The ids to feed before generating the reply, which may call `tools`.
+
+        Raises ModelError where the template refuses the messages, or knows no tools and there are some.
+        """
+        given = self._given(messages, tools)
+        self._refuse_read_contents(messages, given)
+        return self._fill(self._plan(_shape(messages), given), messages)
+
+    def scaffold(self, text: str) -> list[int]:
+        """Words of the template as they stand at the beginning of a reply: what a reply can be made to begin with."""
+        return self._encoder.scaffold(text, continued=self._continued)[0]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids that continue ordinary text, as text."""
+        return self._encoder.decode(ids, continued=True)
+
+    def example(
+        self, messages: Sequence[Message], *, learn: Literal["last", "all"] | Collection[int] = "last"
+    ) -> Tokens:
         """A conversation that ends in its ideal answer, as ids with what is learned: the answer and its end token.
 
-        `all` learns every assistant turn, each after exactly its own prompt. Raises ModelError where the template
-        renders earlier turns otherwise than last ones, UsageError where the last message is not the assistant's.
+        `all` learns every assistant turn, each after exactly its own prompt; places in `messages` choose among them.
+        Raises ModelError where the template renders earlier turns otherwise than last ones, UsageError where the last
+        message is not the assistant's.
         """
         if not messages or messages[-1].role != "assistant":
             found = f"ends in a {messages[-1].role!r} message" if messages else "is empty"
@@ -132,7 +170,9 @@ class Chat:
         self._refuse_read_contents(messages)
         *context, _ = messages
         plan = self._plan(_shape(context))
-        learned = self._learnable_turns(plan, context) if learn == "all" else frozenset()
+        turns = frozenset(place for place, message in enumerate(messages) if message.role == "assistant")
+        wanted = turns & set(learn) if not isinstance(learn, str) else turns if learn == "all" else {len(context)}
+        self._require_learnable(plan, context, wanted)
         ids: list[int] = []
         learn_flags: list[bool] = []
 
@@ -143,14 +183,14 @@ class Chat:
         closes = False
         for part in plan.before:
             if isinstance(part, _Text):
-                closes = part.slot.message in learned
+                closes = part.slot.message in wanted
                 add(self._words(part, messages), closes)
             else:
                 head = 1 if closes else 0
                 add(part[:head], True)
                 add(part[head:], False)
-        add(self._words(plan.answer, messages), True)
-        add([self._end(plan)], True)
+        add(self._words(plan.answer, messages), len(context) in wanted)
+        add([self._end(plan)], len(context) in wanted)
         return Tokens(tuple(ids), tuple(learn_flags))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -169,18 +209,44 @@ class Chat:
             parts.append(before * starts + self._encoder.token(id_) + after * ends)
         return "".join(parts)
 
-    def _plan(self, shape: tuple[tuple[str, bool], ...]) -> _Plan:
-        """The plan for a prompt of these (role, empty?) messages; made once per shape."""
+    def _given(self, messages: Sequence[Said], tools: Sequence[Tool]) -> _Given:
+        """Tools, calls and their answers as the template may see them."""
+        extras: dict[str, Any] = {}
+        for place, message in enumerate(messages):
+            if isinstance(message, Message):
+                continue
+            if message.calls:
+                extras[str(place)] = {"tool_calls": [self.tool_form.shown(call) for call in message.calls]}
+            if message.answers is not None:
+                extras[str(place)] = {"name": message.answers.name, "tool_call_id": message.answers.id}
+        if not extras and not tools:
+            return _Given()
+        _ = self.tool_form  # refuses where the template knows no tools
+        (shown_tools, shown), letters = self._disguise.hide([list(tools), list(extras.values())])
+        return _Given(shown_tools, dict(zip(map(int, extras), shown, strict=True)), letters)
+
+    @cached_property
+    def _disguise(self) -> Disguise:
+        return Disguise([*self._encoder.added, *self._template.marks])
+
+    def _plan(self, shape: tuple[tuple[str, bool], ...], given: _Given = _Given()) -> _Plan:
+        """The plan for a prompt of these (role, empty?) messages; made once per shape, unless tools are in play."""
         if not shape:
             raise UsageError("there are no messages to answer; give at least one user message.")
-        if shape not in self._plans:
-            self._plans[shape] = self._make_plan(shape)
-        return self._plans[shape]
+        if given.tools or given.extras:
+            return self._make_plan(shape, given)
+        plan = self._plans.get(shape)
+        if plan is None:
+            plan = self._plans[shape] = self._make_plan(shape, given)
+            for oldest in list(self._plans)[:-_PLANS]:
+                self._plans.pop(oldest, None)
+        return plan
 
-    def _make_plan(self, shape: tuple[tuple[str, bool], ...]) -> _Plan:
+    def _make_plan(self, shape: tuple[tuple[str, bool], ...], given: _Given) -> _Plan:
         roles, empty = [role for role, _ in shape], [none for _, none in shape]
-        whole = self._template.layout([*roles, "assistant"], [*empty, False])
-        served = self._template.layout(roles, empty, answering=True)
+        layout = partial(self._template.layout, extras=given.extras, tools=given.tools)
+        whole = layout([*roles, "assistant"], [*empty, False])
+        served = layout(roles, empty, answering=True)
         answer = len(whole.slots) - 1
         if whole.slots[answer].message != len(roles):
             raise ModelError("the chat template puts other text after the answer; it cannot be used.")
@@ -201,9 +267,11 @@ class Chat:
             raise ModelError("the chat template has {% generation %} marks, but the answer lies outside of them.")
         gap = opened[len(prompt) :]
         lead = gap[len(gap.rstrip(" ")) :]
-        return self._encode(whole, answer, lead, roles, opening=gap.removesuffix(lead))
+        return self._encode(whole, answer, lead, roles, gap.removesuffix(lead), given.letters)
 
-    def _encode(self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str) -> _Plan:
+    def _encode(
+        self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str, letters: Mapping[str, str]
+    ) -> _Plan:
         before: list[tuple[int, ...] | _Text] = []
         ends: dict[int, int | None] = {}
         continued = False
@@ -214,17 +282,28 @@ class Chat:
             is_answer = slot.message == len(roles) or roles[slot.message] == "assistant"
             space = lead if is_answer else " " * (len(piece) - len(piece.rstrip(" ")))
             space = space if piece.endswith(space) else ""
-            ids, continued = self._encoder.scaffold(piece.removesuffix(space), continued=continued)
+            ids, continued = self._scaffold(piece.removesuffix(space), continued, letters)
             if ids:
                 before.append(tuple(ids))
             text = _Text(slot, space, continued)
             continued = True
-            after, _ = self._encoder.scaffold(layout.scaffold[number + 1], continued=True)
+            after, _ = self._scaffold(layout.scaffold[number + 1], True, letters)
             ends[slot.message] = after[0] if is_answer and after and after[0] in self._encoder.control else None
             if number == answer:
                 return _Plan(tuple(before), text, ends, opening)
             before.append(text)
         raise AssertionError("the answer is among the slots")
+
+    def _scaffold(self, text: str, continued: bool, letters: Mapping[str, str]) -> tuple[list[int], bool]:
+        """A template's words as ids; what was hidden in them is a person's text."""
+        ids: list[int] = []
+        for piece, foreign in pieces(text, letters):
+            if foreign:
+                new, continued = self._encoder.text(piece, continued=continued), True
+            else:
+                new, continued = self._encoder.scaffold(piece, continued=continued)
+            ids += new
+        return ids, continued
 
     def _end(self, plan: _Plan) -> int:
         """The token after the final answer: forced, the template's, else the tokenizer's end of text."""
@@ -240,10 +319,9 @@ class Chat:
         names = ", ".join(list(self._encoder.added)[:12])
         return f"Name one of its control tokens as end token: {names or 'it has none, so add one first'}."
 
-    def _learnable_turns(self, plan: _Plan, context: Sequence[Message]) -> frozenset[int]:
-        """The earlier assistant messages, each checked to stand after exactly the prompt it would be served with."""
-        turns = frozenset(index for index, message in enumerate(context) if message.role == "assistant")
-        for turn in sorted(turns):
+    def _require_learnable(self, plan: _Plan, context: Sequence[Message], wanted: Collection[int]) -> None:
+        """Raise ModelError where an earlier answer does not stand after exactly the prompt it would be served with."""
+        for turn in sorted(turn for turn in wanted if turn < len(context)):
             alone = self._plan(_shape(context[:turn])) if turn else None
             place = next(n for n, p in enumerate(plan.before) if isinstance(p, _Text) and p.slot.message == turn)
             if alone is None or plan.before[:place] != alone.before or plan.before[place] != alone.answer:
@@ -256,19 +334,18 @@ class Chat:
                 f"the chat template renders the earlier answer in message {turn + 1} {problem}, so it cannot be "
                 "learned here. Learn the last answer only, or give each answer as an example of its own."
             )
-        return turns
 
-    def _fill(self, plan: _Plan, messages: Sequence[Message]) -> list[int]:
+    def _fill(self, plan: _Plan, messages: Sequence[Said]) -> list[int]:
         ids: list[int] = []
         for part in plan.before:
             ids.extend(self._words(part, messages) if isinstance(part, _Text) else part)
         return ids
 
-    def _words(self, text: _Text, messages: Sequence[Message]) -> list[int]:
+    def _words(self, text: _Text, messages: Sequence[Said]) -> list[int]:
         content = text.slot.clean(messages[text.slot.message].content)
         return self._encoder.text(text.lead + content, continued=text.continued)
 
-    def _refuse_read_contents(self, messages: Sequence[Message]) -> None:
+    def _refuse_read_contents(self, messages: Sequence[Said], given: _Given = _Given()) -> None:
         """Refuse instructions and answers that the template itself would rewrite; a user's text is always just text."""
         if not self._template.looked_for:
             return
@@ -278,12 +355,15 @@ class Chat:
             if message.role != "user" and (found := [t for t in self._template.looked_for if t in message.content])
         }
         for index, found in suspects.items():
-            names = [{"role": m.role, "content": f"message{n}"} for n, m in enumerate(messages)]
-            opaque = self._template.render(names)
-            names[index]["content"] = messages[index].content
-            content = messages[index].content
-            if self._template.render(names) not in {
-                opaque.replace(f"message{index}", text) for text in (content, content.strip(), content.strip("\n"))
+            names: list[dict[str, Any]] = [
+                {"role": m.role, "content": m.content and f"message{n}m", **given.extras.get(n, {})}
+                for n, m in enumerate(messages)
+            ]
+            opaque = self._template.render(names, tools=given.tools)
+            content = names[index]["content"] = messages[index].content
+            if self._template.render(names, tools=given.tools) not in {
+                opaque.replace(f"message{index}m", text)
+                for text in (content, content.strip(), content.strip("\n"), quoted(content))
             }:
                 raise ModelError(
                     f"the chat template rewrites message {index + 1} ({messages[index].role}) because its text holds "
@@ -291,9 +371,13 @@ class Chat:
                 )
 
 
-def _shape(messages: Sequence[Message]) -> tuple[tuple[str, bool], ...]:
-    """Roles, and which contents a template would take for missing. An empty answer still has a place."""
-    return tuple((message.role, not message.content and message.role != "assistant") for message in messages)
+def _shape(messages: Sequence[Said]) -> tuple[tuple[str, bool], ...]:
+    """Roles, and which contents a template would take for missing. An empty answer still has a place, unless it calls
+    tools."""
+    return tuple(
+        (message.role, not message.content and (message.role != "assistant" or bool(getattr(message, "calls", ()))))
+        for message in messages
+    )
 
 
 def _choose(tokenizer: Any, template: str | None) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from weft.errors import ModelError
 from weft.models import attention, kernels
@@ -204,6 +205,8 @@ class Decoder(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.recompute = False
+        """Whether layers keep their input alone and are computed again on the way back: less memory, more work."""
         self._frequencies, self._turn_scale = _frequencies(dict(config.rope), config.head_dim)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -222,7 +225,9 @@ class Decoder(nn.Module):
         turns = angles.cos().mul_(self._turn_scale), angles.sin().mul_(self._turn_scale)
         last = len(self.model.layers) - 1
         for index, layer in enumerate(self.model.layers):
-            x = layer(x, turns, attend, keep if index == last else None)
+            args = x, turns, attend, keep if index == last else None
+            again = self.recompute and torch.is_grad_enabled()
+            x = checkpoint(layer, *args, use_reentrant=False) if again else layer(*args)
         return self.model.norm(x)
 
     def forward(

@@ -207,7 +207,7 @@ def _architecture(config: dict[str, Any]) -> list[str]:
     if known[model_type] not in saved:
         problems.append(f"the weights are of a {saved[0]}, expected {known[model_type]} (with its language model head)")
     if config.get("quantization_config"):
-        problems.append("the weights are quantised; name the full-precision model")
+        problems.append("the weights are quantised; name the full-precision model (--quantize nf4 keeps it in 4 bits)")
     return problems
 
 

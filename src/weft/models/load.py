@@ -24,12 +24,16 @@ from weft.models.facts import BaseFacts, causal_models, inspect
 if TYPE_CHECKING:
     import torch
 
+    from weft.models.quant import Quantize
+
 NANO = "weft-nano"
 _NANO_FOLDER = Path(__file__).with_name("nano")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 _DEFAULT_CONTEXT = 2048
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+_HALF: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16"}
+"""Formats that a base may be stored in, in the words of safetensors, and that 4 bits can be made of."""
 
 __all__ = ["NANO", "Base", "BaseFacts", "causal_models", "inspect", "load", "locate"]
 
@@ -54,6 +58,8 @@ class Base:
     """The hub's commit, for a base from there."""
     stored: str = ""
     """How most weights are stored in the folder: `BF16`, `F32` …"""
+    quantize: Quantize = "none"
+    """`nf4` where the inner linear layers are kept in 4 bits."""
 
     @property
     def architecture(self) -> str:
@@ -75,26 +81,38 @@ def locate(name: str) -> Path:
     raise UsageError(f"base {name!r}: there is no such folder.{_near(name)} {_accepted()}")
 
 
-def load(name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: bool = True) -> Base:
+def load(
+    name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: bool = True, quantize: Quantize = "none"
+) -> Base:
     """The base called `name`, in evaluation mode, its weights as `dtype` on `device` (`auto`: a GPU if there is one).
 
     The families that `decoder.py` covers come as a `Decoder`, all others and, without `compact`, these too as the
-    model of transformers.
+    model of transformers. With `quantize` the inner linear layers are kept in 4 bits (`quant.py`), all else as `dtype`;
+    the whole is read in the format it is stored in first.
 
-    Raises UsageError for an unknown name, ModelError for a folder that cannot be used, ResourceError where memory is
-    lacking (before anything is loaded).
+    Raises UsageError for an unknown name, MissingExtra without the library for 4 bits, ModelError for a folder that
+    cannot be used, ResourceError where memory is lacking (before anything is loaded).
     """
     folder = locate(name)
     facts = inspect(folder)
-    needed = memory.loading_bytes(facts.parameters, dtype, facts.largest_tensor)
-    memory.require(needed, f"loading {name} ({facts.parameters:,} parameters as {dtype})")
+    read_as = dtype if quantize == "none" else _HALF.get(facts.stored, dtype)
+    needed = memory.loading_bytes(facts.parameters, read_as, facts.largest_tensor)
+    memory.require(needed, f"loading {name} ({facts.parameters:,} parameters as {read_as})")
     import torch
 
-    from weft.models import decoder
+    from weft.models import decoder, quant
 
     place = torch.device(_device(device))
+    if quantize != "none":
+        quant.require_library()
     with quiet():
-        model = _model(facts, getattr(torch, dtype), compact).to(place).eval().requires_grad_(False)
+        model = _model(facts, getattr(torch, read_as), compact)
+        parameters = sum(p.numel() for p in model.parameters())
+        if quantize != "none":
+            quant.quantize(model)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+        model = model.to(place).eval().requires_grad_(False)
         if place.type == "cpu" and not isinstance(model, decoder.Decoder):
             attention.use(model)
         tokenizer = load_tokenizer(folder)
@@ -112,11 +130,12 @@ def load(name: str, *, dtype: Dtype = "float32", device: str = "auto", compact: 
         model=model,
         chat=Chat(tokenizer, end_ids=_end_ids(folder)),
         context=int(stated),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
         fingerprint=facts.fingerprint(),
         device=place,
         revision=folder.name if folder.parent.name == "snapshots" else "",
         stored=facts.stored,
+        quantize=quantize,
     )
 
 
@@ -179,7 +198,8 @@ def _device(device: str) -> str:
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        own = os.environ.get("LOCAL_RANK", "") if "TORCHELASTIC_RUN_ID" in os.environ else ""  # torchrun numbers GPUs
+        return f"cuda:{own}".rstrip(":") if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device {device!r}: PyTorch sees no CUDA device here. Use --device cpu.")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

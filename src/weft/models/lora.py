@@ -20,7 +20,8 @@ from torch import nn
 from weft.errors import UsageError
 from weft.models.lora_config import ALL_LINEAR, LoraConfig
 from weft.models.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Room, read_adapter, write_adapter
-from weft.models.lora_layers import LoraLinear, is_conv1d, layer_class
+from weft.models.lora_layers import LoraLinear, is_linear, layer_class, sizes
+from weft.models.quant import refuse_fusing
 from weft.models.token_rows import learn_rows, put_rows, require_vocabulary, saved_rows, tables_with_rows, vocabulary
 
 __all__ = [
@@ -50,7 +51,9 @@ def wrap(model: nn.Module, config: LoraConfig, seed: int, *, tokens: Sequence[in
     chosen = _choose(model, config)
     _refuse_misfits(model, chosen, config.r)
     if tokens and _head(model) in chosen.values():
-        raise UsageError("lora.targets names the output head: its rows learn already. Leave out --train-end-token.")
+        raise UsageError(
+            "lora.targets names the output head: its rows learn already. Leave out --train-end-token, --train-tokens."
+        )
     tables = require_vocabulary(model) if tokens else None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -83,7 +86,8 @@ def unwrap(model: nn.Module) -> None:
 
 
 def fuse(model: nn.Module) -> None:
-    """Make the adapter part of the weights, in place."""
+    """Make the adapter part of the weights, in place. Raises UsageError where these are kept in 4 bits."""
+    refuse_fusing(model)
     for name, part in _adapted(model).items():
         _replace(model, name, part.fuse())
 
@@ -132,7 +136,7 @@ def load_adapter(model: nn.Module, folder: Any, *, trainable: bool = False) -> L
     if layers(model):
         raise UsageError("the model has an adapter already; unwrap or fuse it before loading another.")
     known, tables = _linear_layers(model), vocabulary(model)
-    room = Room({name: _sizes(module) for name, module in known.items()})
+    room = Room({name: sizes(module) for name, module in known.items()})
     if tables is not None:
         room = Room(room.layers, tables.ending, tables.size, tables.tied)
     adapter = read_adapter(folder, room)
@@ -163,14 +167,8 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or is_conv1d(module)) and name.removesuffix(".base") not in adapted
+        if is_linear(module) and name.removesuffix(".base") not in adapted
     }
-
-
-def _sizes(module: nn.Module) -> tuple[int, int]:
-    """(in, out)."""
-    first, second = module.weight.shape  # type: ignore[union-attr]
-    return (int(first), int(second)) if is_conv1d(module) else (int(second), int(first))
 
 
 def _head(model: nn.Module) -> nn.Module | None:
@@ -210,7 +208,7 @@ def _names(target: str, name: str) -> bool:
 
 
 def _refuse_misfits(model: nn.Module, chosen: dict[str, nn.Module], rank: int) -> None:
-    small = {name: min(_sizes(module)) for name, module in chosen.items() if min(_sizes(module)) < rank}
+    small = {name: min(sizes(module)) for name, module in chosen.items() if min(sizes(module)) < rank}
     if small:
         name = min(small, key=lambda key: small[key])
         raise UsageError(

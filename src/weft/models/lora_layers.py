@@ -3,15 +3,14 @@
     LoRA   y = base(x) + scale (x Aᵀ) Bᵀ         A (r, in) random, B (out, r) zero at the start
     DoRA   y = m / ‖W + scale B A‖ · (x Wᵀ + scale (x Aᵀ) Bᵀ) + bias     m (out,): the rows' lengths at the start
 
-A, B and m are float32; the base is frozen. Works on nn.Linear and on GPT-2's Conv1D (weight stored transposed). Names,
-initialisation and scaling are PEFT's (huggingface/peft 0.21, `tuners/lora/layer.py` and `dora.py`). The layer knows no
-model and no file: that is `lora.py` and `lora_files.py`.
+A, B and m are float32; the base is frozen. Works on nn.Linear, on GPT-2's Conv1D (weight stored transposed) and on
+either in 4 bits (`quant.py`). Names, initialisation and scaling are PEFT's (huggingface/peft 0.21,
+`tuners/lora/layer.py` and `dora.py`). The layer knows no model and no file: that is `lora.py` and `lora_files.py`.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from weft.models import kernels
 from weft.models.lora_config import LoraConfig
+from weft.models.quant import FourBitLinear, is_conv1d, refuse_fusing
 
 MAGNITUDE = "lora_magnitude_vector"
 
@@ -35,7 +35,7 @@ class LoraLinear(nn.Module):
         if not isinstance(weight, Tensor):
             raise TypeError(f"{type(base).__name__} has no weight matrix")
         self.base = base
-        self.transposed = is_conv1d(base)
+        self.transposed = stores_transposed(base)
         """Whether the base stores its weight as (in, out)."""
         out_features, in_features = reversed(weight.shape) if self.transposed else weight.shape
         self.in_features, self.out_features = int(in_features), int(out_features)
@@ -119,7 +119,8 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The plain layer with the update in its weight."""
+        """The plain layer with the update in its weight. Raises UsageError where that is kept in 4 bits."""
+        refuse_fusing(self)
         self.weight.copy_(self.merged().to(self.weight.dtype))
         return self.base
 
@@ -174,7 +175,19 @@ def layer_class(config: LoraConfig) -> type[LoraLinear]:
     return DoraLinear if config.dora else LoraLinear
 
 
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is GPT-2's layer. Where transformers was never imported, there is none."""
-    library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and isinstance(module, library.Conv1D)
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is a layer that can carry an update."""
+    return isinstance(module, nn.Linear | FourBitLinear) or is_conv1d(module)
+
+
+def stores_transposed(module: nn.Module) -> bool:
+    """Whether this layer's weight is (in, out)."""
+    return module.transposed if isinstance(module, FourBitLinear) else is_conv1d(module)
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a layer that can carry an update."""
+    if isinstance(module, FourBitLinear):
+        return module.in_features, module.out_features
+    first, second = module.weight.shape  # type: ignore[union-attr]
+    return (int(first), int(second)) if is_conv1d(module) else (int(second), int(first))

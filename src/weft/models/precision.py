@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from weft.models import product_cache
 from weft.models.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ TOLERANCE = 5e-6
 
 def settle() -> str:
     """Set the fastest exact float32 route of the CPU; returns its name for the run's record."""
+    product_cache.bound()
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"

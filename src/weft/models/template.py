@@ -1,8 +1,8 @@
 """Render a chat template in a sandbox and find out where it puts each message's text.
 
 The template never sees the text: each content is a marker, so the rendering depends on the roles alone. What it prints
-around a marker is scaffold; what it does to one (`| trim`, `lstrip("\\n")`) is found with padded markers. Which strings
-it looks for inside contents is read from its source. Tokens are the business of `chat.py`.
+around a marker is scaffold; what it does to one (`| trim`, `lstrip("\\n")`, `| tojson`) is found with padded markers.
+Which strings it looks for inside contents is read from its source. Tokens are the business of `chat.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,11 @@ from weft.errors import ModelError
 _LEFT, _RIGHT = "\n\v\n", "\n\f\n"
 MAX_SOURCE = 200_000
 """Characters; the longest real template known to us has 17,000."""
-_STRIPS: tuple[str | None, ...] = ("", "\n", None)
+QUOTED = '"'
+"""In the place of stripped characters: the text is printed as what stands between the quotes of a JSON string."""
+_STRIPS: tuple[str | None, ...] = ("", "\n", None, QUOTED)
+Extras = Mapping[int, Mapping[str, Any]]
+"""What single messages have beyond role and content, by their place: `tool_calls`, `name` …"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Slot:
 
     def clean(self, content: str) -> str:
         """The text as the template would print it."""
+        if QUOTED in (self.strip_left, self.strip_right):
+            return quoted(content)
         for strip, side in ((self.strip_left, str.lstrip), (self.strip_right, str.rstrip)):
             content = content if strip == "" else side(content, strip)
         return content
@@ -67,6 +75,8 @@ class Template:
 
     looked_for: frozenset[str]
     """Strings that the template compares, splits or replaces with: what it may look for in contents."""
+    marks: tuple[str, ...]
+    """What no foreign text that the template is shown may hold."""
 
     def __init__(self, source: str, special: Mapping[str, str], date: datetime.date) -> None:
         if len(source) > MAX_SOURCE:
@@ -75,6 +85,7 @@ class Template:
         digest = hashlib.sha256(source.encode()).hexdigest()[:12]
         self._mark, self._open, self._close = (f"{word}{digest}" for word in ("text", "opens", "closes"))
         moment = datetime.datetime.combine(date, datetime.time(12))
+        self.marks = (self._mark, self._open, self._close)
         self._given = {
             "bos_token": "",
             "eos_token": "",
@@ -85,19 +96,20 @@ class Template:
         }
         self._compiled, self.looked_for = _compile(source)
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, answering: bool = False) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, answering: bool = False, tools: Sequence[Any] = ()
+    ) -> str:
         """The template's text for these messages; `answering` adds what comes before the model's reply.
 
         Raises ModelError where the template refuses the messages.
         """
-        text = self._render(messages, answering)
-        return text.replace(self._open, "").replace(self._close, "")
+        return self._unmarked(self._render(messages, answering, tools))
 
-    def _render(self, messages: Sequence[Mapping[str, str]], answering: bool) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Any]], answering: bool, tools: Sequence[Any]) -> str:
         try:
             return self._compiled.render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=answering,
                 **self._given,
@@ -106,13 +118,21 @@ class Template:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(f"the chat template refuses the roles [{roles}]: {error}.") from None
 
-    def layout(self, roles: Sequence[str], empty: Sequence[bool], *, answering: bool = False) -> Layout:
+    def layout(
+        self,
+        roles: Sequence[str],
+        empty: Sequence[bool],
+        *,
+        answering: bool = False,
+        extras: Extras | None = None,
+        tools: Sequence[Any] = (),
+    ) -> Layout:
         """Scaffold and slots for a conversation of these roles; `empty` contents are shown to the template as empty.
 
         Raises ModelError where a content is dropped, doubled or changed in a way that is not a strip.
         """
-        plain = self._pieces(roles, empty, "", "", answering)
-        padded = self._pieces(roles, empty, _LEFT, _RIGHT, answering)
+        plain = self._pieces(roles, empty, ("", ""), answering, extras or {}, tools)
+        padded = self._pieces(roles, empty, (_LEFT, _RIGHT), answering, extras or {}, tools)
         if [index for index, _ in plain[1]] != [index for index, _ in padded[1]]:
             raise ModelError("the chat template moves messages when they begin with whitespace; it cannot be used.")
         scaffold, slots = plain
@@ -129,24 +149,33 @@ class Template:
         )
 
     def _pieces(
-        self, roles: Sequence[str], empty: Sequence[bool], left: str, right: str, answering: bool
+        self,
+        roles: Sequence[str],
+        empty: Sequence[bool],
+        padding: tuple[str, str],
+        answering: bool,
+        extras: Extras,
+        tools: Sequence[Any],
     ) -> tuple[list[str], list[tuple[int, bool]]]:
         """The texts between the markers, and the message of each marker with whether it lies in a generation block."""
-        marks = {f"{self._mark}n{index}e": index for index, none in enumerate(empty) if not none}
-        contents = dict.fromkeys(range(len(roles)), "") | {i: left + mark + right for mark, i in marks.items()}
-        messages = [{"role": role, "content": contents[index]} for index, role in enumerate(roles)]
-        text = self._render(messages, answering)
-        for mark, index in marks.items():
-            if text.count(mark) != 1:
-                happened = "drops" if mark not in text else "repeats"
+        left, right = padding
+        contents = ["" if none else f"{left}{self._mark}n{index}e{right}" for index, none in enumerate(empty)]
+        messages = [
+            {"role": role, "content": contents[index], **extras.get(index, {})} for index, role in enumerate(roles)
+        ]
+        text = self._render(messages, answering, tools)
+        rest, *found = re.split(rf"{self._mark}n([0-9]{{1,9}})e", text)  # text, message, text, message … text
+        counts = Counter(int(index) for index in found[::2])
+        for index, none in enumerate(empty):
+            if counts[index] != (0 if none else 1):
+                happened = "repeats" if counts[index] else "drops"
                 raise ModelError(f"the chat template {happened} the text of message {index + 1} ({roles[index]}).")
         pieces, slots, inside = [], [], False
-        rest = text
-        for mark in sorted(marks, key=text.index):
-            before, rest = rest.split(mark, 1)
-            inside = self._inside(before, inside)
-            pieces.append(self._unmarked(before))
-            slots.append((marks[mark], inside))
+        for index, after in zip(found[::2], found[1::2], strict=True):
+            inside = self._inside(rest, inside)
+            pieces.append(self._unmarked(rest))
+            slots.append((int(index), inside))
+            rest = after
         return [*pieces, self._unmarked(rest)], slots
 
     def _inside(self, text: str, inside: bool) -> bool:
@@ -194,11 +223,22 @@ def _edges(plain: str, padded: str, *, first: bool, last: bool) -> tuple[str | N
     """How the content before and the content after a piece of scaffold are stripped where they touch it."""
     for before in _STRIPS if not first else ("",):
         for after in _STRIPS if not last else ("",):
-            left = "" if first else (_RIGHT if before == "" else _RIGHT.rstrip(before))
-            right = "" if last else (_LEFT if after == "" else _LEFT.lstrip(after))
+            left = "" if first else _padding_left(_RIGHT, before, str.rstrip)
+            right = "" if last else _padding_left(_LEFT, after, str.lstrip)
             if padded == left + plain + right:
                 return before, after
     raise ModelError("the chat template changes the text of messages beyond stripping whitespace; it cannot be used.")
+
+
+def _padding_left(padding: str, strip: str | None, side: Callable[..., str]) -> str:
+    if strip == QUOTED:
+        return quoted(padding)
+    return padding if strip == "" else side(padding, strip)
+
+
+def quoted(text: str) -> str:
+    """What stands between the quotes where a template prints a text as JSON."""
+    return _tojson(text)[1:-1]
 
 
 def _constants(*trees: nodes.Node) -> set[str]:

@@ -1,4 +1,5 @@
-"""A few rows of the vocabulary that learn, where all others stay frozen: the cure for an end token never learned.
+"""Rows of the vocabulary that learn, where all others stay frozen: those of an end token never learned, or of the
+words that a small base knows too little.
 
     tied       one vector per token, in the input embeddings and in the output head alike
     not tied   the vector of the output head alone
@@ -29,6 +30,7 @@ class _Rows(nn.Module):
         self.tokens = tuple(tokens)
         self.enabled = True
         self.training = base.training
+        self._slots: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -39,6 +41,13 @@ class _Rows(nn.Module):
         """The tokens (K,) on the table's device."""
         return torch.tensor(self.tokens, device=self.weight.device)
 
+    def slots(self) -> Tensor:
+        """(V,) of each token the row that replaces its own, or -1."""
+        if self._slots is None or self._slots.device != self.weight.device:
+            self._slots = torch.full((len(self.weight),), -1, device=self.weight.device)
+            self._slots[self.places()] = torch.arange(len(self.tokens), device=self.weight.device)
+        return self._slots
+
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         """The plain module with the rows in its table."""
@@ -47,22 +56,27 @@ class _Rows(nn.Module):
 
 
 class RowEmbedding(_Rows):
-    """Input embeddings with a few rows of their own."""
+    """Input embeddings with some rows of their own."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) → (..., W)."""
         embedded = self.base(ids)
         if not self.enabled:
             return embedded
-        hits = ids[..., None] == self.places()
+        slots = self.slots()[ids]
         # Some families scale within their embedding; the rows are of the table, so they are scaled alike.
         rows = self.rows * getattr(self.base, "embed_scale", 1.0)
-        own = functional.embedding(hits.int().argmax(-1), rows.to(embedded.dtype))
-        return torch.where(hits.any(-1, keepdim=True), own, embedded)
+        own = functional.embedding(slots.clamp_min(0), rows.to(embedded.dtype))
+        return torch.where(slots[..., None] >= 0, own, embedded)
 
 
 class RowHead(_Rows):
-    """An output head with a few rows of its own."""
+    """An output head with some rows of its own."""
+
+    @property
+    def table(self) -> Tensor:
+        """The whole table (V, W) with the rows in it, in the base's number format; gradients reach the rows."""
+        return self.weight.detach().index_copy(0, self.places(), self.rows.to(self.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., W) → logits (..., V)."""
@@ -114,8 +128,9 @@ def require_vocabulary(model: nn.Module) -> Vocabulary:
     tables = vocabulary(model)
     if tables is None:
         raise UsageError(
-            f"--train-end-token: a {type(model).__name__} with this output layer keeps no row of plain weights for its "
-            "end token, so none can be trained and carried in an adapter. Train with --full, or take another base."
+            f"a {type(model).__name__} with this output layer keeps no row of plain weights for a token, so none can "
+            "be trained (--train-end-token, --train-tokens) and carried in an adapter. Train with --full, or take "
+            "another base."
         )
     return tables
 

@@ -8,9 +8,8 @@ from typing import Any
 from weft.data.read_documents import read_documents
 from weft.errors import UsageError
 from weft.models import precision
-from weft.models.load import load
 from weft.progress import Progress
-from weft.road.begin import open_run, told
+from weft.road.begin import load_base, open_run, told
 from weft.road.documents import without, written
 from weft.road.judge_documents import judge_documents
 from weft.road.settings import DocumentsConfig, training_part
@@ -37,7 +36,7 @@ def train_on_documents(
     if config.replay is None and wanted.settings.origins["replay_share"] != "default":
         raise UsageError("--replay-share says how much of --replay is mixed in. Name the general text with --replay.")
     progress.start("load the base")
-    base = load(config.base)
+    base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     writer = Writer.of(base, pretrain.longest_row(config, base), config.document_end)
     known = read_documents(wanted.data)

@@ -12,10 +12,14 @@ from typing import Any, Generic, TypeVar
 
 from weft import __version__
 from weft.errors import DamageError, UsageError
-from weft.models.load import Base
+from weft.models.load import Base, load, locate
+from weft.models.quant import refuse_full
 from weft.road.settings import BaseConfig, MethodConfig
 from weft.runs import SETTINGS, Run
 from weft.settings import Resolved, resolve
+from weft.train import processes
+from weft.train.sharded import shared_run
+from weft.train.too_big import refuse_too_big
 
 RUNS = Path("runs")
 C = TypeVar("C", bound=BaseConfig)
@@ -68,6 +72,19 @@ def told(
     return Told(settings, data, out)
 
 
+def load_base(told: Told[Any]) -> Base:
+    """The base that the settings name, in 4 bits where they say so (with --full a UsageError).
+
+    Raises ResourceError, before any weights load, where training it is known not to fit.
+    """
+    config = told.settings.config
+    refuse_too_big(config.base, locate(config.base), config, Path(told.out or RUNS))
+    base = load(config.base, quantize=config.quantize)
+    if config.full:
+        refuse_full(base.model)
+    return base
+
+
 def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: str) -> Run:
     """The run of these settings, data and base: a new folder, or the unfinished one that lies there.
 
@@ -79,6 +96,7 @@ def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: 
         **also,
         "base_sha256": base.fingerprint,
         "arithmetic": route,
+        **({"processes": processes.count()} if processes.count() > 1 else {}),
         "versions": {
             "weft": __version__,
             **{name: version(name) for name in ("torch", "transformers")},
@@ -86,7 +104,7 @@ def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: 
         "run": told.settings.to_json(),
     }
     folder = Path(told.out) if told.out else RUNS / f"{Path(told.data).absolute().stem}-{_short_hash(record)}"
-    return Run.create(folder, record)
+    return shared_run(lambda: Run.create(folder, record))
 
 
 def _settings_of(run: Run, kind: type[C], flags: Mapping[str, Any]) -> tuple[Resolved[C], str]:

@@ -14,10 +14,10 @@ import torch
 
 from weft.evaluate.perplexity import perplexity_change
 from weft.forest.logprobs import learned_logprobs
-from weft.models.load import Base, load
+from weft.models.load import Base
 from weft.progress import Progress
 from weft.records import Document
-from weft.road.tune import load_tuned
+from weft.road.tune import load_tuned, load_untuned
 from weft.runs import Run
 from weft.train.batches import MICRO_TOKENS, micro_batches
 from weft.train.documents import Writer
@@ -33,7 +33,7 @@ def judge_documents(
         return run.read_json(CARD)["sets"]
     every = [document for documents in test.values() for document in documents]
     progress.start("base and tuned on test", 2 * len(every), "documents")
-    before = document_nats(load(run.settings["run"]["base"]["value"]), every, writer, progress)
+    before = document_nats(load_untuned(run), every, writer, progress)
     after = document_nats(load_tuned(run), every, writer, progress)
     tokens = np.array([sum(sum(row.learn) for row in writer.rows(document)) for document in every])
     sets, start = {}, 0

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from weft.evaluate.compare import compare_shares, wilson
-from weft.models.load import Base, load
+from weft.models.load import Base
 from weft.progress import Progress
 from weft.records import Preference
-from weft.road.tune import load_tuned
+from weft.road.tune import load_tuned, load_untuned
 from weft.runs import Run
 from weft.train import dpo
 from weft.train.batches import MICRO_TOKENS, micro_batches
@@ -31,7 +31,7 @@ def judge_pairs(run: Run, test: Sequence[Preference], progress: Progress) -> dic
     if run.has(CARD):
         return run.read_json(CARD)
     progress.start("base and tuned on test", 2 * len(test), "pairs")
-    base = _margins(load(run.settings["run"]["base"]["value"]), test, progress)
+    base = _margins(load_untuned(run), test, progress)
     tuned = _margins(load_tuned(run), test, progress)
     gained = tuned > base
     figures = {

@@ -10,10 +10,9 @@ from weft.data.read_preferences import read_preferences
 from weft.data.split import split
 from weft.errors import DataError
 from weft.models import precision
-from weft.models.load import load
 from weft.progress import Progress
 from weft.records import Conversation, Finding, Message, Preference, PreferenceSet
-from weft.road.begin import open_run, told
+from weft.road.begin import load_base, open_run, told
 from weft.road.judge_pairs import judge_pairs
 from weft.road.prepare import FEWEST, MOST_TOLD
 from weft.road.settings import PairsConfig, training_part
@@ -43,7 +42,7 @@ def train_on_pairs(
     wanted = told(PairsConfig, data, out, file, flags)
     config = wanted.settings.config
     progress.start("load the base")
-    base = load(config.base)
+    base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     progress.start("read and split")
     dataset = read_preferences(wanted.data, system=config.system)

@@ -20,6 +20,8 @@ class BaseConfig(Config):
 
     base: str = "weft-nano"
     """The model to start from: `weft-nano` (inside the package), a local folder, or a hub name."""
+    quantize: Literal["none", "nf4"] = "none"
+    """Keep the frozen base in 4 bits while an adapter learns: `nf4` (QLoRA; needs `weft[quant]`, not with --full)."""
 
 
 class SourceConfig(BaseConfig):

@@ -11,10 +11,10 @@ from weft.decide.verdict import Verdict, decide, settled_without_arms
 from weft.errors import UsageError
 from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
-from weft.models.load import Base, load
+from weft.models.load import Base
 from weft.progress import Progress, Silent
 from weft.road.adapt import train_on_documents
-from weft.road.begin import method_of, open_run, told
+from weft.road.begin import load_base, method_of, open_run, told
 from weft.road.conclude import conclude
 from weft.road.measure import measure_arms, measure_tuned
 from weft.road.prefer import train_on_pairs
@@ -82,8 +82,9 @@ def train_only(
 
 
 def _tune(begun: Begun, progress: Progress) -> dict[str, Any]:
-    parts = begun.prepared.split
-    return tune(begun.run, begun.base, parts.train, parts.validation, training_part(begun.settings), progress)
+    prepared, settings = begun.prepared, training_part(begun.settings)
+    parts = prepared.split
+    return tune(begun.run, begun.base, parts.train, parts.validation, settings, progress, prepared.task)
 
 
 def _finished(
@@ -116,12 +117,12 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
     config = wanted.settings.config
     passages = read_passages(Path(config.docs)) if config.docs else None
     progress.start("load the base")
-    base = load(config.base)
+    base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress)
     settled = settled_without_arms(prepared.task, prepared.findings, sizes=prepared.sizes)
     if settled is None:
         training = sft.settle(training_part(wanted.settings), base, len(prepared.split.train)).config
-        sft.rehearse(base, prepared.split.train, prepared.split.validation, training)
+        sft.rehearse(base, prepared.split.train, prepared.split.validation, training, prepared.task)
     run = open_run(wanted, base, prepared.dataset.sha256, route)
     return Begun(run, wanted.settings, base, prepared, passages, settled)

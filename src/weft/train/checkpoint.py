@@ -2,7 +2,7 @@
 
     step-00000200/            the folder appears whole or not at all
       tensors.safetensors     weights, optimizer and random states by name
-      manifest.json           {"format": 1, "state": {...}, "files": {name: {"bytes", "sha256"}}}
+      manifest.json           {"format": 1, "state": {...}, "files": {name: {"bytes", "sha256"}}, "sha256"}
 
 No pickle anywhere. `state` is the caller's JSON (step, fingerprints, schedule position); the caller compares
 fingerprints.
@@ -31,6 +31,7 @@ from weft.errors import DamageError
 
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
+NO_SIGNATURE = "-" * 64
 _NAME = re.compile(r"step-(\d+)$")
 
 
@@ -52,6 +53,16 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _signed(manifest: Mapping[str, Any]) -> str:
+    """The manifest's text with the SHA-256 of itself in it, computed as if NO_SIGNATURE stood there."""
+    text = json.dumps({**manifest, "sha256": NO_SIGNATURE}, indent=1, sort_keys=True) + "\n"
+    return text.replace(NO_SIGNATURE, _digest(text, NO_SIGNATURE))
+
+
+def _digest(text: str, signature: str) -> str:
+    return hashlib.sha256(text.replace(signature, NO_SIGNATURE).encode()).hexdigest()
+
+
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that `folder` holds all of it or does not exist; one of that name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +72,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
         # Clones: tied weights share memory, which safetensors refuses.
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part / TENSORS)
         files = {TENSORS: {"bytes": (part / TENSORS).stat().st_size, "sha256": _sha256(part / TENSORS)}}
-        manifest = {"format": 1, "state": dict(state), "files": files}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+        (part / MANIFEST).write_text(_signed({"format": 1, "state": dict(state), "files": files}), "utf-8")
         _sync(part / TENSORS)
         _sync(part / MANIFEST)
         _sync(part)
@@ -82,12 +92,15 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU and the caller's state; DamageError when anything differs from what was written."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        text = (folder / MANIFEST).read_text("utf-8")
+        manifest = json.loads(text)
         if manifest["format"] != 1:
             raise DamageError(
                 f"{folder}: checkpoint format {manifest['format']!r}, expected 1. "
                 "Another version of weft wrote it; use that one."
             )
+        if _digest(text, manifest["sha256"]) != manifest["sha256"]:
+            raise ValueError("its own SHA-256 is another")
         state, files = manifest["state"], manifest["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import ResourceError, TrainError
+from weft.models.quant import is_quantized
 from weft.records import Tokens
 
 SMALL = 30_000_000
@@ -39,7 +40,8 @@ def hands(model: nn.Module, batch_size: int, draws: bool = False) -> int:
     parameters = list(model.parameters())
     fits = sum(parameter.numel() for parameter in parameters) <= SMALL and parameters[0].device.type == "cpu"
     adapter = any(not parameter.requires_grad for parameter in parameters)
-    if not (fits and adapter) or draws or sys.platform != "linux":
+    # bitsandbytes has threads of its own, which a fork would wait for.
+    if not (fits and adapter) or is_quantized(model) or draws or sys.platform != "linux":
         return 1
     return max(1, min(torch.get_num_threads(), MOST, batch_size))
 
@@ -144,11 +146,12 @@ def _serve(
     here: Connection,
     there: Connection,
 ) -> None:
-    """Work on what arrives until the pipe is closed. Ctrl-C is for the process that answers for the run."""
+    """Work on what arrives until the pipe is closed. Signals are for the process that answers for the run."""
     import signal
 
     here.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for told_to_all in (signal.SIGINT, signal.SIGTERM):  # a service manager tells every process of a group
+        signal.signal(told_to_all, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:
         try:

@@ -18,20 +18,24 @@ from weft.errors import TrainError
 from weft.forest.logprobs import learned_logprobs
 from weft.models import lora
 from weft.models.load import Base
-from weft.models.precision import frozen_as, numbers
+from weft.models.precision import numbers
 from weft.progress import Progress
 from weft.records import Preference, Tokens
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
-from weft.train.batches import MICRO_TOKENS, micro_batches
-from weft.train.crew import Crew, hands, shares
+from weft.train.batches import micro_batches
+from weft.train.crew import hands, shares
 from weft.train.dpo_config import DpoConfig
 from weft.train.ending import require_ending
+from weft.train.fit import Fit
 from weft.train.losses import dpo, per_leaf, rewards
-from weft.train.needs import require_memory
+from weft.train.needs import Plan, keep, require_memory
 from weft.train.settle import settled
+from weft.train.sharded import frozen, together
 from weft.train.steps import Steps, Trained, only_answering
+from weft.train.stop import Stop
+from weft.train.vocabulary import require_tokens, tokens_to_train
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def rehearse(base: Base, train: Sequence[Preference], validation: Sequence[Prefe
     pairs, _ = render(base, train, int(config.max_tokens))
     held_out, _ = render(base, validation, int(config.max_tokens))
     require_ending(base, config)
-    require_memory(base, [row for pair in (*pairs, *held_out) for row in pair.rows], 2 * config.batch_size, config)
+    require_tokens(base, config)
+    _planned(base, pairs, held_out, config)
 
 
 def train(
@@ -71,36 +76,30 @@ def train(
     validation: Sequence[Preference],
     config: DpoConfig,
     progress: Progress,
+    stop: Stop | None = None,
 ) -> Trained:
     """Tune `base` in place, publish `adapter/` (or `model/` with `full`) in the run's folder, return the record.
 
     `config` must be settled, `base` as it was loaded. Raises TrainError on non-finite numbers, nothing to learn, or
-    nothing learned.
+    nothing learned; Stopped where `stop` or SIGTERM says so.
     """
     pairs, skipped = render(base, train, int(config.max_tokens))
     held_out, _ = render(base, validation, int(config.max_tokens))
-    steps = Steps(run, base, config, len(pairs), progress)
+    plan = keep(run, _planned(base, pairs, held_out, config), progress)
+    steps = Steps(run, base, config, len(pairs), progress, stop, tokens=_tokens(base, pairs, config))
+    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
 
-    with frozen_as(base.model, config.precision):
+    with steps.listening(), frozen(base.model, config.precision):
         # The base has not moved yet, also on a resume: what was learned comes back with the first batch.
         with lora.disabled(base.model):
-            known = with_reference(base, [*pairs, *held_out], config, progress)
+            known = with_reference(base, [*pairs, *held_out], plan.micro_tokens, config, progress)
         pairs, held_out = known[: len(pairs)], known[len(pairs) :]
 
         def learn(part: Sequence[int], size: int) -> tuple[float, Tensor]:
-            """Add these pairs' gradient of the mean over the step's `size` pairs; their part of the loss, margins."""
-            loss, margins = 0.0, []
-            for micro in micro_batches([pairs[i] for i in part], MICRO_TOKENS, lambda pair: pair.rows):
-                with numbers(base.model, config.precision):
-                    given = reply_logprobs(base.model, micro)
-                part_loss = losses(given, micro, config).sum() / size
-                part_loss.backward()
-                loss += float(part_loss.detach())
-                margins.append(_margins(given.detach(), micro, config.beta))
-            return loss, torch.cat(margins)
+            return fit(lambda most: add_gradient(base, [pairs[i] for i in part], size, most, config))
 
         count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
-        with Crew(learn, steps.parameters, count) as crew:
+        with together(learn, steps.parameters, count, base.model) as crew:
             for batch in steps.batches([pair.tokens for pair in pairs]):
                 parts = shares([pairs[i].rows[0] for i in batch], crew.count)
                 told = crew([([batch[i] for i in part], len(batch)) for part in parts])
@@ -108,10 +107,26 @@ def train(
                 steps.update(sum(loss for loss, _ in told), sum(pairs[i].tokens for i in batch), **measures)
 
                 if steps.look_due:
-                    steps.look(**_validation(base, held_out, config))
+                    steps.look(**fit(lambda most: _validation(base, held_out, most, config)))
                 steps.save_if_due()
 
     return steps.publish(skipped)
+
+
+def add_gradient(base: Base, pairs: Sequence[Pair], size: int, most: int, config: DpoConfig) -> tuple[float, Tensor]:
+    """Add the pairs' gradient of the mean over the step's `size` pairs; their part of the loss, and their margins.
+
+    `most`: tokens of a forward pass.
+    """
+    loss, margins = 0.0, []
+    for part in micro_batches(pairs, most, lambda pair: pair.rows):
+        with numbers(base.model, config.precision):
+            given = reply_logprobs(base.model, part)
+        part_loss = losses(given, part, config).sum() / size
+        part_loss.backward()
+        loss += float(part_loss.detach())
+        margins.append(_margins(given.detach(), part, config.beta))
+    return loss, torch.cat(margins)
 
 
 def reply_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> Tensor:
@@ -129,11 +144,14 @@ def losses(given: Tensor, pairs: Sequence[Pair], config: DpoConfig) -> Tensor:
     return dpo(given[:, 0], given[:, 1], reference[:, 0], reference[:, 1], config.beta, config.loss)
 
 
-def with_reference(base: Base, pairs: Sequence[Pair], config: DpoConfig, progress: Progress) -> list[Pair]:
-    """The pairs with what `base`, as it answers now, gives to their replies; in their order."""
+def with_reference(base: Base, pairs: Sequence[Pair], most: int, config: DpoConfig, progress: Progress) -> list[Pair]:
+    """The pairs with what `base`, as it answers now, gives to their replies; in their order.
+
+    `most`: tokens of a forward pass.
+    """
     progress.start("reference", len(pairs), "pairs")
     known: dict[int, tuple[float, float]] = {}
-    for part in micro_batches(range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
+    for part in micro_batches(range(len(pairs)), most, lambda i: pairs[i].rows):
         with only_answering(base, config):
             given = reply_logprobs(base.model, [pairs[i] for i in part])
         known |= {i: (chosen, rejected) for i, (chosen, rejected) in zip(part, given.tolist(), strict=True)}
@@ -142,10 +160,10 @@ def with_reference(base: Base, pairs: Sequence[Pair], config: DpoConfig, progres
     return [replace(pair, reference=known[i]) for i, pair in enumerate(pairs)]
 
 
-def _validation(base: Base, pairs: Sequence[Pair], config: DpoConfig) -> dict[str, float]:
+def _validation(base: Base, pairs: Sequence[Pair], most: int, config: DpoConfig) -> dict[str, float]:
     """Mean `loss` of the held-out pairs, and how the learner's rewards tell the replies apart."""
     lost, margins = [], []
-    for part in micro_batches(pairs, MICRO_TOKENS, lambda pair: pair.rows):
+    for part in micro_batches(pairs, most, lambda pair: pair.rows):
         with only_answering(base, config):
             given = reply_logprobs(base.model, part)
         lost.append(losses(given, part, config))
@@ -185,3 +203,12 @@ def render(base: Base, examples: Sequence[Preference], max_tokens: int) -> tuple
             "Raise --max-tokens, use a base with a longer context, or shorten prompts and replies."
         )
     return pairs, skipped
+
+
+def _planned(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], config: DpoConfig) -> Plan:
+    rows = [row for pair in (*pairs, *held_out) for row in pair.rows]
+    return require_memory(base, rows, 2 * config.batch_size, config, _tokens(base, pairs, config))
+
+
+def _tokens(base: Base, pairs: Sequence[Pair], config: DpoConfig) -> tuple[int, ...]:
+    return tokens_to_train(base, config, (row for pair in pairs for row in pair.rows))

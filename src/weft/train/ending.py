@@ -11,7 +11,6 @@ from weft.models import lora
 from weft.models.end_token import never_learned
 from weft.models.load import Base
 from weft.models.token_rows import require_vocabulary
-from weft.progress import Progress
 from weft.train.tuning_config import TuningConfig
 
 
@@ -21,9 +20,11 @@ def train_end_token(base: Base, config: TuningConfig) -> tuple[bool, str]:
         return False, "auto: every parameter is trained"
     if lora.adapts_head(base.model, config.lora):
         return False, "auto: the output head has an adapter"
+    if config.train_tokens == "seen":
+        return False, "auto: the rows of all tokens that the examples use are trained"
     if sign := never_learned(base.model, base.chat.end_id):
-        return True, f"auto: {base.name} never learned its end token {_end_token(base)!r}: {sign}"
-    return False, f"auto: {base.name} knows its end token {_end_token(base)!r}"
+        return True, f"auto: {base.name} never learned its end token {written_end(base)!r}: {sign}"
+    return False, f"auto: {base.name} knows its end token {written_end(base)!r}"
 
 
 def require_ending(base: Base, config: TuningConfig) -> None:
@@ -42,16 +43,6 @@ def require_ending(base: Base, config: TuningConfig) -> None:
         )
 
 
-def tokens_to_train(base: Base, config: TuningConfig, progress: Progress) -> tuple[int, ...]:
-    """The tokens whose rows learn beside the adapter; where there is one, `progress` hears why."""
-    if config.train_end_token != "always":
-        return ()
-    sign = never_learned(base.model, base.chat.end_id)
-    why = f"the base never learned it ({sign})" if sign else "as --train-end-token says"
-    progress.say(f"    the row of the end token {_end_token(base)!r} is trained too: {why}")
-    return (base.chat.end_id,)
-
-
-def _end_token(base: Base) -> str:
+def written_end(base: Base) -> str:
     """The end token as the tokenizer writes it."""
     return str(base.chat.tokenizer.convert_ids_to_tokens(base.chat.end_id))

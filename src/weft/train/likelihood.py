@@ -5,37 +5,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from weft.forest.logprobs import learned_logprobs
+from weft.forest.logprobs import learned_tokens
 from weft.models.load import Base
 from weft.models.precision import numbers
 from weft.records import Tokens
-from weft.train.batches import MICRO_TOKENS, micro_batches
-from weft.train.losses import nll
+from weft.train.batches import micro_batches
+from weft.train.losses import nll, smoothed
 from weft.train.neftune import noisy_embeddings
 from weft.train.steps import only_answering
-from weft.train.tuning_config import TuningConfig
+from weft.train.tuning_config import LikelihoodConfig
 
 
-def add_gradient(base: Base, rows: Sequence[Tokens], learned: int, config: TuningConfig, noise: float = 0.0) -> float:
-    """Add the rows' gradient of the mean over the step's `learned` tokens; returns their part of the loss, in nats.
+@dataclass(frozen=True)
+class Told:
+    """What a forward pass over rows told: a loss in nats, and in how many learned tokens no other was likelier."""
 
-    `noise`: NEFTune's alpha.
+    loss: float
+    right: int
+
+
+def add_gradient(
+    base: Base, rows: Sequence[Tokens], learned: int, most: int, config: LikelihoodConfig, noise: float = 0.0
+) -> Told:
+    """Add the rows' gradient of the mean over the step's `learned` tokens; tells their part of the loss.
+
+    `most`: tokens of a forward pass. `noise`: NEFTune's alpha.
     """
-    loss = 0.0
-    for part in micro_batches(rows, MICRO_TOKENS):
+    loss, right = 0.0, 0
+    for part in micro_batches(rows, most):
         with numbers(base.model, config.precision), noisy_embeddings(base.model, noise, part):
-            part_loss = nll(learned_logprobs(base.model, part), 1 / learned)
+            given = learned_tokens(base.model, part, means=bool(config.label_smoothing))
+            if given.means is None:
+                part_loss = nll(given.logprobs, 1 / learned)
+            else:
+                part_loss = smoothed(given.logprobs, given.means, 1 / learned, config.label_smoothing)
         part_loss.backward()
         loss += float(part_loss.detach())
-    return loss
+        right += int(given.right.sum())
+    return Told(loss, right)
 
 
-def mean_loss(base: Base, rows: Sequence[Tokens], config: TuningConfig) -> float:
-    """Mean over all learned tokens, in nats, without learning."""
+def step_measures(told: Iterable[Told], learned: int) -> dict[str, float]:
+    """The step's `loss` and the share of its `learned` tokens that no other token beat, from its parts."""
+    parts = list(told)
+    return {"loss": sum(part.loss for part in parts), "token_accuracy": sum(part.right for part in parts) / learned}
+
+
+def look(base: Base, rows: Sequence[Tokens], most: int, config: LikelihoodConfig) -> dict[str, float]:
+    """The mean `loss` over all learned tokens, in nats and without smoothing, and the `token_accuracy`, unlearned."""
     with only_answering(base, config):
-        parts = [learned_logprobs(base.model, part) for part in micro_batches(rows, MICRO_TOKENS)]
-    return -float(torch.cat(parts).mean())
+        parts = [learned_tokens(base.model, part) for part in micro_batches(rows, most)]
+    loss = -float(torch.cat([part.logprobs for part in parts]).mean())
+    return {"loss": loss, "token_accuracy": float(torch.cat([part.right for part in parts]).float().mean())}

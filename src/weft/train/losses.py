@@ -1,11 +1,10 @@
 """What training minimises: pure functions of log-probabilities, which a handful of numbers on paper can check.
 
-    nll   likelihood of the learned tokens
+    nll   likelihood of the learned tokens; `smoothed`: with label smoothing (Szegedy et al. 2016, arXiv:1512.00567)
     dpo   Rafailov et al. 2023, "Direct Preference Optimization", arXiv:2305.18290, equation 7 (`sigmoid`);
           Azar et al. 2023, "A General Theoretical Paradigm …", arXiv:2310.12036, equation 17 (`ipo`)
 
-Nothing is logged, moved or averaged over steps here. Label smoothing is left out: it needs the mean log-probability
-over the vocabulary, which the forward pass does not give.
+Nothing is logged, moved or averaged over steps here.
 """
 
 from __future__ import annotations
@@ -27,6 +26,14 @@ def nll(logprobs: Tensor, weights: Tensor | float) -> Tensor:
     parts, so the parts' losses and gradients add up to those of the step.
     """
     return -(logprobs * weights).sum()
+
+
+def smoothed(logprobs: Tensor, means: Tensor, weights: Tensor | float, smoothing: float) -> Tensor:
+    """`nll` towards targets of which `smoothing` lies evenly on all tokens, as torch's cross_entropy has it; a scalar.
+
+    `means` (N,): the mean log-probability of the whole vocabulary in each token's place.
+    """
+    return (1 - smoothing) * nll(logprobs, weights) + smoothing * nll(means, weights)
 
 
 def per_leaf(logprobs: Tensor, counts: Sequence[int]) -> Tensor:

@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.models.load import Base
-from weft.models.precision import frozen_as
 from weft.progress import Progress
 from weft.records import Tokens
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
-from weft.train.crew import Crew, hands, shares
-from weft.train.likelihood import add_gradient, mean_loss
+from weft.train.crew import hands, shares
+from weft.train.fit import Fit
+from weft.train.likelihood import Told, add_gradient, look, step_measures
 from weft.train.mix import Mix
-from weft.train.needs import require_memory
+from weft.train.needs import Plan, keep, require_memory
 from weft.train.pretrain_config import PretrainConfig
 from weft.train.settle import settled
+from weft.train.sharded import frozen, together
 from weft.train.steps import Steps, Trained
+from weft.train.stop import Stop
+from weft.train.vocabulary import require_tokens, tokens_to_train
 
 LONGEST = 2048
 """Most tokens of a row where nothing is said and the context is longer: memory grows with it."""
@@ -58,34 +61,60 @@ def longest_row(config: PretrainConfig, base: Base) -> int:
 
 def rehearse(base: Base, train: Mix, validation: HeldOut, config: PretrainConfig) -> None:
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
-    packs = [*train.packs, *train.replay]
-    rows = [row for pack in packs for row in pack]
-    require_memory(base, [*rows, *validation.rows], config.batch_size * max(map(len, packs)), config)
+    require_tokens(base, config)
+    _planned(base, train, validation, config)
 
 
-def train(run: Run, base: Base, train: Mix, validation: HeldOut, config: PretrainConfig, progress: Progress) -> Trained:
+def train(
+    run: Run,
+    base: Base,
+    train: Mix,
+    validation: HeldOut,
+    config: PretrainConfig,
+    progress: Progress,
+    stop: Stop | None = None,
+) -> Trained:
     """Adapt `base` in place, publish `adapter/` (or `model/` with `full`) in the run's folder, return the record.
 
-    `config` must be settled. Raises TrainError on non-finite numbers or nothing learned.
+    `config` must be settled. Raises TrainError on non-finite numbers or nothing learned; Stopped where `stop` or
+    SIGTERM says so.
     """
-    steps = Steps(run, base, config, len(train), progress)
+    plan = keep(run, _planned(base, train, validation, config), progress)
+    steps = Steps(run, base, config, len(train), progress, stop, tokens=_tokens(base, train, config))
+    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
     per_epoch = math.ceil(len(train) / config.batch_size)
 
-    def learn(rows: Sequence[Tokens], learned: int) -> float:
-        return add_gradient(base, rows, learned, config)
+    def learn(rows: Sequence[Tokens], learned: int) -> Told:
+        return fit(lambda most: add_gradient(base, rows, learned, most, config))
 
     count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
-    with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
+    with (
+        steps.listening(),
+        frozen(base.model, config.precision),
+        together(learn, steps.parameters, count, base.model) as crew,
+    ):
         for batch in steps.batches(train.lengths()):
             epoch = steps.state.step // per_epoch
             rows = [row for place in batch for row in train.pack(place, epoch)]
             learned = sum(sum(row.learn) for row in rows)
-            loss = sum(crew([([rows[i] for i in part], learned) for part in shares(rows, crew.count)]))
-            steps.update(loss, tokens=sum(len(row.ids) for row in rows))
+            told = crew([([rows[i] for i in part], learned) for part in shares(rows, crew.count)])
+            steps.update(tokens=sum(len(row.ids) for row in rows), **step_measures(told, learned))
 
             if steps.look_due:
-                general = {"replay_loss": mean_loss(base, validation.replay, config)} if validation.replay else {}
-                steps.look(mean_loss(base, validation.rows, config), **general)
+                general = fit(lambda most: look(base, validation.replay, most, config)) if validation.replay else {}
+                replayed = {f"replay_{name}": value for name, value in general.items()}
+                steps.look(**fit(lambda most: look(base, validation.rows, most, config)), **replayed)
             steps.save_if_due()
 
     return steps.publish(())
+
+
+def _planned(base: Base, train: Mix, validation: HeldOut, config: PretrainConfig) -> Plan:
+    packs = [*train.packs, *train.replay]
+    rows = [row for pack in packs for row in pack]
+    most = config.batch_size * max(map(len, packs))
+    return require_memory(base, [*rows, *validation.rows], most, config, _tokens(base, train, config))
+
+
+def _tokens(base: Base, train: Mix, config: PretrainConfig) -> tuple[int, ...]:
+    return tokens_to_train(base, config, (row for pack in (*train.packs, *train.replay) for row in pack))

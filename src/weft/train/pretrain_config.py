@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from weft.train.tuning_config import TuningConfig
+from weft.train.tuning_config import LikelihoodConfig
 
 SHORTEST = 16
 
 
-class PretrainConfig(TuningConfig):
+class PretrainConfig(LikelihoodConfig):
     """Domain adaptation: every token of documents, packed."""
 
     train_end_token: Literal[False] = False

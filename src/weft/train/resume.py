@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from weft.errors import ResourceError
 from weft.runs import Run, explained
 from weft.train import checkpoint
 
@@ -28,6 +29,8 @@ class State:
     seconds: float = 0.0
     best_step: int = -1
     best_loss: float = math.inf
+    best_score: float = -math.inf
+    """What the best was chosen by, the more the better: minus the loss, or a grader's score."""
     best_measures: dict[str, float] = field(default_factory=dict)
     looks_without_gain: int = 0
     curve: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"train": [], "validation": []})
@@ -36,15 +39,19 @@ class State:
 def save(
     run: Run, state: State, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    """A checkpoint of this very moment; older ones are deleted once it stands. Raises ResourceError."""
+    """A checkpoint of this moment; older ones are deleted once it stands. Raises ResourceError, naming its size."""
     tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(parameters)}
     tensors |= {f"best.{i}": kept for i, kept in enumerate(best)}
     tensors |= checkpoint.optimizer_tensors(optimizer, "optimizer")
     root = run.path("checkpoints")
-    with explained(root):
-        saved = asdict(state) | {"random": checkpoint.random_state()}
-        checkpoint.save(root / checkpoint.folder_name(state.step), tensors, saved)
-        checkpoint.rotate(root, KEPT)
+    try:
+        with explained(root):
+            saved = asdict(state) | {"random": checkpoint.random_state()}
+            checkpoint.save(root / checkpoint.folder_name(state.step), tensors, saved)
+            checkpoint.rotate(root, KEPT)
+    except ResourceError as error:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        raise ResourceError(f"{error} A checkpoint of this training takes about {needed:,} bytes.") from None
 
 
 def resume(run: Run, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> State:

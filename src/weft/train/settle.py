@@ -12,6 +12,7 @@ from weft.settings import Resolved
 from weft.train import auto
 from weft.train.ending import train_end_token
 from weft.train.tuning_config import TuningConfig
+from weft.train.vocabulary import train_tokens
 
 C = TypeVar("C", bound=TuningConfig)
 
@@ -36,8 +37,11 @@ def settled(
         )
     if config.max_tokens == "auto":
         settings = settings.replace(f"auto: the context of {base.name}", max_tokens=base.context)
+    if config.train_tokens == "auto":
+        chosen, why = train_tokens(base, config)
+        settings = settings.replace(why, train_tokens=chosen)
     if config.train_end_token == "auto":
-        needed, why = train_end_token(base, config)
+        needed, why = train_end_token(base, settings.config)
         settings = settings.replace(why, train_end_token="always" if needed else "never")
     if config.validate_every == "auto":
         every, why = auto.validate_every(math.ceil(examples / config.batch_size))

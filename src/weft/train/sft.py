@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.errors import TrainError
+from weft.errors import TrainError, UsageError
 from weft.models.load import Base
-from weft.models.precision import frozen_as
 from weft.progress import Progress
 from weft.records import Conversation, Tokens
 from weft.runs import Run
 from weft.settings import Resolved
+from weft.tasks import Task
 from weft.train import auto
-from weft.train.crew import Crew, hands, shares
+from weft.train.crew import hands, shares
 from weft.train.ending import require_ending
-from weft.train.likelihood import add_gradient, mean_loss
-from weft.train.needs import require_memory
+from weft.train.fit import Fit
+from weft.train.judge import Judge
+from weft.train.likelihood import Told, add_gradient, look, step_measures
+from weft.train.needs import keep, require_memory
 from weft.train.settle import settled
 from weft.train.sft_config import SftConfig
+from weft.train.sharded import frozen, together
 from weft.train.steps import Steps, Trained
+from weft.train.stop import Stop
+from weft.train.vocabulary import require_tokens, tokens_to_train
 
 
 def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved[SftConfig]:
@@ -30,12 +35,24 @@ def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved
     return settled(settings, base, examples, auto.learning_rate)
 
 
-def rehearse(base: Base, train: Sequence[Conversation], validation: Sequence[Conversation], config: SftConfig) -> None:
-    """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+def rehearse(
+    base: Base,
+    train: Sequence[Conversation],
+    validation: Sequence[Conversation],
+    config: SftConfig,
+    task: Task | None = None,
+) -> None:
+    """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled.
+
+    `task`: what the examples are, where that is known.
+    """
+    if task is not None:
+        Judge.of(base, task, train, validation, config)
     rows, _ = _render(base, train, config)
     held_out, _ = _render(base, validation, config)
     require_ending(base, config)
-    require_memory(base, [*rows, *held_out], config.batch_size, config)
+    require_tokens(base, config)
+    require_memory(base, [*rows, *held_out], config.batch_size, config, tokens_to_train(base, config, rows))
 
 
 def train(
@@ -45,29 +62,43 @@ def train(
     validation: Sequence[Conversation],
     config: SftConfig,
     progress: Progress,
+    stop: Stop | None = None,
+    judge: Judge | None = None,
 ) -> Trained:
     """Fine-tune `base` in place, publish `adapter/` (or `model/` with `full`) in the run's folder, return the record.
 
-    `config` must be settled. Raises TrainError on non-finite numbers, nothing to learn, or nothing learned.
+    `config` must be settled; `judge` is wanted where it stops on a score. Raises TrainError on non-finite numbers,
+    nothing to learn, or nothing learned; Stopped where `stop` or SIGTERM says so.
     """
+    if config.stop_on != "loss" and judge is None:
+        raise UsageError(f"--stop-on {config.stop_on}: nothing here grades answers. Leave it out.")
     rows, skipped = _render(base, train, config)
     held_out, _ = _render(base, validation, config)
     lengths = [len(row.ids) for row in rows]
-    steps = Steps(run, base, config, len(rows), progress)
+    tokens = tokens_to_train(base, config, rows)
+    plan = keep(run, require_memory(base, [*rows, *held_out], config.batch_size, config, tokens), progress)
+    steps = Steps(run, base, config, len(rows), progress, stop, config.stop_on, tokens)
+    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
     count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout or config.neftune_alpha))
 
-    def learn(part: Sequence[int], learned: int) -> float:
-        return add_gradient(base, [rows[i] for i in part], learned, config, config.neftune_alpha)
+    def learn(part: Sequence[int], learned: int) -> Told:
+        mine = [rows[i] for i in part]
+        return fit(lambda most: add_gradient(base, mine, learned, most, config, config.neftune_alpha))
 
-    with frozen_as(base.model, config.precision), Crew(learn, steps.parameters, count) as crew:
+    with (
+        steps.listening(),
+        frozen(base.model, config.precision),
+        together(learn, steps.parameters, count, base.model) as crew,
+    ):
         for batch in steps.batches(lengths):
             learned = sum(sum(rows[i].learn) for i in batch)
             parts = shares([rows[i] for i in batch], crew.count)
-            loss = sum(crew([([batch[i] for i in part], learned) for part in parts]))
-            steps.update(loss, tokens=sum(lengths[i] for i in batch))
+            told = crew([([batch[i] for i in part], learned) for part in parts])
+            steps.update(tokens=sum(lengths[i] for i in batch), **step_measures(told, learned))
 
             if steps.look_due:
-                steps.look(mean_loss(base, held_out, config))
+                scores = judge.scores(base, config) if judge else {}
+                steps.look(**fit(lambda most: look(base, held_out, most, config)), **scores)
             steps.save_if_due()
 
     return steps.publish(skipped)
@@ -80,7 +111,7 @@ def _render(base: Base, examples: Sequence[Conversation], config: SftConfig) -> 
             "there are no validation examples, so nothing tells when to stop: near-duplicates stay in one part, and "
             "these questions are all alike. Add examples that differ."
         )
-    rendered = [base.chat.example(example.messages, learn=config.learn) for example in examples]
+    rendered = [base.chat.example(example.messages, learn=example.learned(config.learn)) for example in examples]
     most = min(int(config.max_tokens), base.context)
     rows = [row for row in rendered if len(row.ids) <= most]
     if not sum(sum(row.learn) for row in rows):

@@ -1,11 +1,11 @@
 """What every way of tuning a base does alike at each optimizer step, so that a method's loop holds its own idea only.
 
     steps = Steps(run, base, config, examples, progress)   # makes the base learn
-    for batch in steps.batches(lengths):                   # from the newest checkpoint until steps or patience end
+    for batch in steps.batches(lengths):                   # from the newest checkpoint until steps, patience or a stop
         …forward and backward, the method's own…
         steps.update(loss, tokens)                         # clip, rate, step, log
         if steps.look_due:
-            steps.look(validation_loss)                    # keep the best parameters
+            steps.look(validation_loss)                    # keep the best parameters, and the epoch's where wanted
         steps.save_if_due()
     trained = steps.publish(skipped_lines)
 
@@ -25,18 +25,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.errors import TrainError
+from weft.errors import Stopped, TrainError
 from weft.models import lora
-from weft.models.export import save_model
 from weft.models.load import Base
 from weft.models.precision import numbers
+from weft.models.token_rows import tables_with_rows
 from weft.progress import Progress
 from weft.runs import Run
+from weft.train import processes
 from weft.train.batches import epoch_batches
-from weft.train.ending import tokens_to_train
+from weft.train.publish import keep_epoch, require_finite, write_result
 from weft.train.resume import State, resume, save
 from weft.train.schedules import rate
+from weft.train.stop import Stop, by_terminate
 from weft.train.tuning_config import TuningConfig
+from weft.train.vocabulary import RATE, in_words
 
 SAVE_SECONDS = 15.0
 """Most work that a crash can cost."""
@@ -56,6 +59,8 @@ class Trained:
     """The validation loss of what is published: nats per learned token (sft), or the mean loss of a pair (dpo)."""
     best_measures: dict[str, float]
     """What else the method measured at that look."""
+    chosen_by: str
+    """What best means, and what stopped it early: the validation `loss`, or the name of a grader's score."""
     stopped_because: str
     seconds: float
     tokens: int
@@ -80,10 +85,27 @@ def only_answering(base: Base, config: TuningConfig) -> Iterator[None]:
 class Steps:
     """The optimizer steps of one training, and where it stands. `config` must be settled."""
 
-    def __init__(self, run: Run, base: Base, config: TuningConfig, examples: int, progress: Progress) -> None:
-        """Makes `base` learn, in place; until `batches` is asked for, it still answers as it did."""
+    def __init__(
+        self,
+        run: Run,
+        base: Base,
+        config: TuningConfig,
+        examples: int,
+        progress: Progress,
+        stop: Stop | None = None,
+        goal: str = "loss",
+        tokens: Sequence[int] = (),
+    ) -> None:
+        """Makes `base` learn, in place; until `batches` is asked for, it still answers as it did.
+
+        `tokens`: whose rows of the vocabulary learn beside the adapter. `goal`: what the best is chosen by, the `loss`
+        or one of a look's measures, of which more is better.
+        """
         self._run, self._base, self._config, self._progress = run, base, config, progress
-        self.parameters = _trainable(base, config, progress)
+        self._stop, self._goal = stop or Stop(), goal
+        if tokens:
+            progress.say(in_words(base, config, tokens))
+        self.parameters = _trainable(base, config, tokens)
         self._initial = [parameter.detach().clone() for parameter in self.parameters]
         self._best = [parameter.detach().clone() for parameter in self.parameters]
         torch.manual_seed(config.seed)  # dropout and noise draw from the global generator
@@ -95,13 +117,21 @@ class Steps:
         self._started = self._saved = time.monotonic()
         self._before = 0.0
         self._stopped = ""
+        self._saved_step = 0
+        self._measured: dict[str, float] = {}
+
+    def listening(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, SIGTERM is an order to stop between two steps. To be entered before other processes are forked."""
+        return by_terminate(self._stop)
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """The example numbers of each step that is still to do; `lengths` in tokens, one per example.
 
-        First puts back what the newest checkpoint of the run holds, where there is one.
+        First puts back what the newest checkpoint of the run holds, where there is one. Raises Stopped between steps
+        where that is ordered, with everything saved.
         """
         self.state = resume(self._run, self.parameters, self._best, self._optimizer)
+        self._saved_step = self.state.step
         self._started = self._saved = time.monotonic()
         self._before = self.state.seconds
         self._progress.start("train", self.total, "steps")
@@ -109,12 +139,14 @@ class Steps:
         self._base.model.train()
         known, batches = -1, []
         while not self._over():
+            self._leave_if_told()
             epoch, position = divmod(self.state.step, self._per_epoch)
             if epoch != known:
                 batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, epoch)
                 known = epoch
             yield batches[position]
-        best = f"best validation loss {self.state.best_loss:.4f} at step {self.state.best_step}"
+        value = self.state.best_loss if self._goal == "loss" else self.state.best_score
+        best = f"best validation {self._goal} {value:.4f} at step {self.state.best_step}"
         self._progress.finish(f"{self._stopped}; {best}")
 
     def update(self, loss: float, tokens: int, **measures: float) -> None:
@@ -138,8 +170,9 @@ class Steps:
 
         state.step += 1
         state.tokens += tokens
-        state.seconds = self._before + time.monotonic() - self._started
+        state.seconds = processes.agreed(self._before + time.monotonic() - self._started)
         state.curve["train"].append((state.step, loss))
+        self._measured = {"loss": loss, **measures}
         self._run.metric(
             step=state.step, loss=loss, learning_rate=now, gradient_norm=norm, tokens=state.tokens, **measures
         )
@@ -147,13 +180,22 @@ class Steps:
 
     @property
     def look_due(self) -> bool:
-        """Whether the validation loss is to be looked at now: regularly, at the end, once before time runs out."""
+        """Whether the validation loss is to be looked at now.
+
+        That is regularly, at the end, after an epoch that is kept, once before time runs out.
+        """
         state = self.state
         regular = state.step % int(self._config.validate_every) == 0 or state.step == self.total
-        return regular or (self._out_of_time() and state.best_step < 0)
+        return regular or self._ends_kept_epoch or (self._out_of_time() and state.best_step < 0)
+
+    @property
+    def _ends_kept_epoch(self) -> bool:
+        return bool(self._config.keep_epochs) and self.state.step % self._per_epoch == 0
 
     def look(self, loss: float, **measures: float) -> None:
-        """Note the validation loss; keep a copy of the parameters where it is the best so far.
+        """Note the validation loss and what else was measured; keep the parameters where they are the best so far.
+
+        After an epoch that is to be kept, publish it beside.
 
         Raises TrainError where it is not finite.
         """
@@ -166,61 +208,75 @@ class Steps:
             )
         named = {f"validation_{name}": value for name, value in measures.items()}
         self._run.metric(step=state.step, validation_loss=loss, **named)
-        if loss < state.best_loss - self._config.min_improvement:
-            state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
+        score = -loss if self._goal == "loss" else measures[self._goal]
+        if score > state.best_score + self._config.min_improvement:
+            state.best_score, state.best_loss, state.best_step, state.looks_without_gain = score, loss, state.step, 0
             state.best_measures = measures
             _copy(self.parameters, self._best)
         else:
             state.looks_without_gain += 1
+        if self._ends_kept_epoch:
+            require_finite(self.parameters)
+            facts = {"epoch": state.step // self._per_epoch, **self._measured, "validation_loss": loss, **named}
+            keep_epoch(self._run, self._base, self._config, state.step, facts)
 
     def save_if_due(self) -> None:
         """A checkpoint, where the last one is SAVE_SECONDS old."""
         if time.monotonic() - self._saved > SAVE_SECONDS:
-            save(self._run, self.state, self.parameters, self._best, self._optimizer)
-            self._saved = time.monotonic()
+            self._save()
+
+    def _save(self) -> None:
+        save(self._run, self.state, self.parameters, self._best, self._optimizer)
+        self._saved, self._saved_step = time.monotonic(), self.state.step
+
+    def _leave_if_told(self) -> None:
+        """Raise Stopped where that is ordered, with the state saved."""
+        if not any(processes.everyones(self._stop.ordered)):
+            return
+        if self.state.step != self._saved_step:
+            self._save()
+        self._run.event("stopped", step=self.state.step)
+        raise Stopped(
+            f"{self._run.folder}: told to stop, and stopped after step {self.state.step} of {self.total}. "
+            "Nothing is lost; the same command goes on from here."
+        )
 
     def publish(self, skipped_lines: Sequence[int]) -> Trained:
         """Put the best parameters back, write `adapter/` (or `model/` with `full`) into the run, return the record.
 
         Raises TrainError where they are not finite or training did not change them.
         """
-        if not all(bool(kept.isfinite().all()) for kept in self._best):
-            raise TrainError(
-                "the trained parameters hold non-finite numbers; nothing is published. Lower --learning-rate."
-            )
+        require_finite(self._best)
         if all(torch.equal(kept, first) for kept, first in zip(self._best, self._initial, strict=True)):
             raise TrainError(
                 "training changed nothing, so there is nothing to publish. Raise --learning-rate or --epochs, "
                 "or check that the examples leave tokens to learn."
             )
         _copy(self._best, self.parameters)
-        base, full = self._base, self._config.full
-        base.model.eval()
-        if full:
-            save_model(base, self._run.path("model"))
-        else:
-            lora.save_adapter(base.model, self._run.path("adapter"), base_name=base.name, config=self._config.lora)
+        self._base.model.eval()
+        result = write_result(self._base, self._config, self._run.folder)
         state = self.state
         return Trained(
-            method="full" if full else "lora",
+            method="full" if self._config.full else "lora",
             trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            total_parameters=base.parameters,
+            total_parameters=self._base.parameters,
             steps=state.step,
             best_step=state.best_step,
             best_loss=state.best_loss,
             best_measures=state.best_measures,
+            chosen_by=self._goal,
             stopped_because=self._stopped,
             seconds=round(state.seconds, 1),
             tokens=state.tokens,
             skipped_lines=tuple(skipped_lines),
-            result="model" if full else "adapter",
+            result=result,
             curve=state.curve,
         )
 
     def _over(self) -> bool:
         """Whether training ends here, and in `_stopped` why."""
         if self.state.looks_without_gain >= self._config.patience:
-            self._stopped = f"validation loss has not improved for {self._config.patience} looks"
+            self._stopped = f"validation {self._goal} has not improved for {self._config.patience} looks"
         elif self.state.step and self._out_of_time():
             self._stopped = f"the time limit of {self._config.max_minutes:g} minutes"
         elif self.state.step >= self.total:
@@ -231,9 +287,9 @@ class Steps:
         return self._config.max_minutes is not None and self.state.seconds > 60 * self._config.max_minutes
 
 
-def _trainable(base: Base, config: TuningConfig, progress: Progress) -> list[nn.Parameter]:
+def _trainable(base: Base, config: TuningConfig, tokens: Sequence[int]) -> list[nn.Parameter]:
     if not config.full:
-        return lora.wrap(base.model, config.lora, config.seed, tokens=tokens_to_train(base, config, progress))
+        return lora.wrap(base.model, config.lora, config.seed, tokens=tokens)
     parameters = list(base.model.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -241,13 +297,13 @@ def _trainable(base: Base, config: TuningConfig, progress: Progress) -> list[nn.
 
 
 def _groups(model: nn.Module, parameters: Sequence[nn.Parameter], ratio: float) -> list[dict[str, Any]]:
-    """AdamW's groups with their rate over the common one: with LoRA+ the B matrices have their own."""
-    if ratio == 1:
-        return [{"params": list(parameters), "ratio": 1.0}]
-    own = {id(layer.lora_B) for layer in lora.layers(model).values()}
+    """AdamW's groups with their rate over the common one: rows of the vocabulary, and with LoRA+ the B matrices."""
+    own = {id(layer.lora_B): ratio for layer in lora.layers(model).values()}
+    own |= {id(table.rows): RATE for table in tables_with_rows(model).values()}
+    rates = [own.get(id(parameter), 1.0) for parameter in parameters]
     return [
-        {"params": [parameter for parameter in parameters if id(parameter) not in own], "ratio": 1.0},
-        {"params": [parameter for parameter in parameters if id(parameter) in own], "ratio": ratio},
+        {"params": [parameter for parameter, its in zip(parameters, rates, strict=True) if its == rate], "ratio": rate}
+        for rate in dict.fromkeys(rates)
     ]
 
 

@@ -20,6 +20,9 @@ class TuningConfig(Config):
     """The adapter's shape."""
     train_end_token: Literal["auto", "always", "never"] = "auto"
     """Train the end token's row of the vocabulary beside the adapter; `auto`: where the base never learned it."""
+    train_tokens: Literal["auto", "seen", "none"] = "auto"
+    """Rows of the vocabulary that learn beside the adapter, at a quarter of its rate: `seen`, those of the training
+    examples' tokens; `auto`: so with bases of under 50 million parameters, which know few words well."""
     lora_plus_ratio: float = Field(default=1.0, gt=0)
     """Rate of the adapter's B matrices over that of its A matrices (LoRA+, Hayou et al. 2024, arXiv:2402.12354)."""
     learning_rate: float | Literal["auto"] = "auto"
@@ -41,13 +44,17 @@ class TuningConfig(Config):
     max_tokens: int | Literal["auto"] = "auto"
     """Longest example in tokens; longer ones are left out and counted, never cut. `auto`: the base's context."""
     validate_every: int | Literal["auto"] = "auto"
-    """Optimizer steps between looks at the validation loss; `auto`: once an epoch, at least every 100."""
+    """Optimizer steps between looks at the validation loss; `auto`: once an epoch, at least every 500."""
     patience: int = Field(default=3, ge=1)
     """Looks without improvement after which training stops."""
     min_improvement: float = Field(default=0.0, ge=0)
-    """Smallest fall of the validation loss that counts as an improvement."""
+    """Smallest improvement of the validation loss, or of the score that training stops on, that counts as one."""
+    recompute: Literal["auto", "always", "never"] = "auto"
+    """Compute layers again on the way back, not keep them; `auto`: where one example does not fit otherwise."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Stop after this time and keep the best so far; a run that is cut by the clock is not repeatable to the byte."""
+    keep_epochs: int = Field(default=0, ge=0)
+    """Publish what each epoch ends with, and its measures, as `epochs/STEP`; the last so many are kept."""
     seed: int = Field(default=0, ge=0)
     """Order of examples and first values of the adapter."""
 
@@ -58,9 +65,23 @@ class TuningConfig(Config):
             raise ValueError("--full trains every row of the vocabulary; leave one out")
         return choice
 
+    @field_validator("train_tokens")
+    @classmethod
+    def _not_with_everything_either(cls, choice: str, told: ValidationInfo) -> str:
+        if choice == "seen" and told.data.get("full"):
+            raise ValueError("--full trains every row of the vocabulary; leave one out")
+        return choice
+
     @field_validator("lora_plus_ratio")
     @classmethod
     def _needs_an_adapter(cls, ratio: float, told: ValidationInfo) -> float:
         if ratio != 1 and told.data.get("full"):
             raise ValueError("with --full there is no adapter whose matrices could learn at two rates; leave one out")
         return ratio
+
+
+class LikelihoodConfig(TuningConfig):
+    """What methods that raise the likelihood of tokens have in common."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each learned token's target that all tokens get alike; the validation loss stays without it."""

@@ -14,7 +14,8 @@ A row that fits none of them, or breaks a rule of its layout, raises RowFlaw.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weft.records import Message, Role
@@ -129,7 +130,7 @@ def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tup
     if not isinstance(turns, list) or not turns:
         found = "an empty list" if turns == [] else f"a {kind_of(turns)}"
         raise RowFlaw("messages", f"has {found} under {key!r}; expected a list of messages", "Add the messages.")
-    messages = [as_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
+    messages = [_weighed(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0].role != "system":
         messages.insert(0, Message("system", system))
@@ -139,15 +140,31 @@ def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tup
             f"ends with a message from the {messages[-1].role}, so there is no answer to learn",
             "End every row with the assistant's ideal answer.",
         )
-    if turns[-1].get("weight") == 0:
+    if all(message.weight == 0 for message in messages if message.role == "assistant"):
         raise RowFlaw(
             "weight",
-            "gives its last answer weight 0, so there is nothing to learn",
-            "Set the weight to 1 or remove it.",
+            "gives every answer weight 0, so there is nothing to learn",
+            "Set the weight of an answer to 1 or remove it.",
         )
-    if not any(message.role == "user" for message in messages):
+    if not any(message.role == "user" for message in until_learned(messages)):
         raise RowFlaw("no-user", "has no message from the user", "Add the question that is answered.")
     return tuple(messages)
+
+
+def until_learned(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages up to the last answer that is learned: what comes behind it can change nothing that is learned.
+
+    The last of them is then the ideal answer, by which a model is judged too.
+    """
+    learned = [place for place, said in enumerate(messages) if said.role == "assistant" and said.weight != 0]
+    return tuple(messages[: learned[-1] + 1])
+
+
+def _weighed(turn: Any, where: str, role_key: str, text_key: str) -> Message:
+    """One turn with its `weight`, which means something where conversations are learned and nowhere else."""
+    message = as_message(turn, where, role_key, text_key)
+    weight = turn.get("weight")
+    return message if weight is None else replace(message, weight=int(weight))
 
 
 def as_message(turn: Any, where: str, role_key: str, text_key: str) -> Message:

@@ -1,0 +1,83 @@
+"""Forward passes of a size that memory holds: when it runs out all the same, half of it, said, and begun anew.
+
+A step that was begun anew ends in the gradients of an undisturbed one with the smaller size: what it had added is
+dropped, and the random generator is put back.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from weft.errors import ResourceError
+from weft.models.decoder import Decoder
+from weft.train.needs import Plan
+
+T = TypeVar("T")
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+"""What libraries say in a RuntimeError where memory is lacking."""
+
+
+class Fit:
+    """Call it with work that takes the most tokens of a forward pass; returns what the work returns."""
+
+    def __init__(
+        self, model: nn.Module, plan: Plan, parameters: Sequence[nn.Parameter], wish: str, say: Callable[[str], None]
+    ) -> None:
+        """`parameters`: whose gradients the work adds to, from none; `wish`: the setting `recompute`."""
+        self.micro_tokens, self._longest = plan.micro_tokens, plan.longest
+        self._model, self._parameters, self._say = model, parameters, say
+        self._again, self._may = plan.recompute, wish != "never"
+        recompute(model, plan.recompute)
+
+    def __call__(self, work: Callable[[int], T]) -> T:
+        """Raises ResourceError where not even one example, with layers computed again, fits; what `work` raises."""
+        drawn = torch.get_rng_state()
+        while True:
+            try:
+                return work(self.micro_tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside of the handler: the error's frames hold what the pass had made.
+            for parameter in self._parameters:
+                parameter.grad = None
+            torch.set_rng_state(drawn)
+            gc.collect()
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if self.micro_tokens > 1:
+            half = self.micro_tokens // 2
+            self.micro_tokens = half if half >= self._longest else 1
+            told = f"{half:,} tokens" if self.micro_tokens > 1 else "one example"
+            self._say(f"    memory ran out: the step begins anew, with {told} at once")
+        elif self._may and not self._again:
+            self._again = True
+            recompute(self._model, True)
+            self._say("    memory ran out: the step begins anew, with layers computed again instead of kept")
+        else:
+            raise ResourceError(
+                "memory ran out with one example at a time. The last checkpoint stands, and the same command goes on. "
+                f"Close other programs or raise the container's limit; or begin anew with --max-tokens below "
+                f"{self._longest:,}, a smaller --lora-r, or a smaller base."
+            )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory is lacking, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in SIGNS)
+
+
+def recompute(model: nn.Module, on: bool) -> None:
+    """Let layers be computed again on the way back, or not; gradients stay what they are."""
+    if isinstance(model, Decoder):
+        model.recompute = on
+    elif on:
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    elif getattr(model, "is_activation_checkpointing", False):
+        model.activation_checkpointing_disable()  # type: ignore[operator]

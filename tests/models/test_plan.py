@@ -1,0 +1,141 @@
+"""What a step is said to keep, to multiply and to train is what the model keeps, multiplies and trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from weft.forest.build import plant
+from weft.forest.logprobs import learned_logprobs
+from weft.models import lora
+from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.lora_config import LoraConfig
+from weft.models.plan import Learning, Shape, flop, kept_bytes
+from weft.models.precision import frozen_as, numbers
+from weft.records import Tokens
+from weft.train.needs import counted
+
+QV = LoraConfig(r=4, targets=("q_proj", "v_proj"))
+ALL = LoraConfig(r=4)
+DORA = LoraConfig(r=4, dora=True)
+
+
+def _decoder(*, tied: bool = True, qk_norm: bool = False) -> Decoder:
+    config = DecoderConfig(
+        architecture="LlamaForCausalLM", vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-5, max_position_embeddings=512,
+        tie_word_embeddings=tied, rope=(("rope_theta", 10000.0), ("rope_type", "default")), qkv_bias=False,
+        output_bias=False, mlp_bias=False, qk_norm=qk_norm,
+    )  # fmt: skip
+    model = Decoder(config)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draw) if parameter.ndim > 1 else 1.0)
+    return model.requires_grad_(False)
+
+
+def _rows(prefix: int, count: int = 6) -> list[Tokens]:
+    draw = torch.Generator().manual_seed(1)
+    start = tuple(torch.randint(0, 500, (prefix,), generator=draw).tolist())
+    rows = []
+    for number in range(count):
+        own = tuple(torch.randint(0, 500, (40 + 5 * number,), generator=draw).tolist())
+        rows.append(Tokens(start + own, (False,) * (prefix + 25) + (True,) * (len(own) - 25)))
+    return rows
+
+
+def _learning(model: Decoder, config: LoraConfig | None, precision: str = "float32", **also: Any) -> Learning:
+    shape = Shape.of(model.config)
+    return Learning.of(shape, config or ALL, full=config is None, precision=precision, **also)
+
+
+def _wrapped(model: Decoder, config: LoraConfig | None) -> int:
+    if config is None:
+        model.requires_grad_(True)
+        return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in lora.wrap(model, config, 0))
+
+
+@pytest.mark.parametrize("config", [QV, ALL, DORA, None, LoraConfig(r=2, targets=("*.1.*.k_proj", "down_proj"))])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_numbers_that_learn_are_counted_from_the_shape(config: LoraConfig | None, tied: bool) -> None:
+    model = _decoder(tied=tied)
+    said = _learning(model, config)
+    assert Shape.of(model.config).parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert said.trained(Shape.of(model.config)) == _wrapped(model, config)
+
+
+@pytest.mark.parametrize("config", [QV, ALL, DORA, None])
+@pytest.mark.parametrize(("prefix", "recompute"), [(0, False), (64, False), (64, True)])
+def test_arithmetic_is_what_torch_counts(config: LoraConfig | None, prefix: int, recompute: bool) -> None:
+    model, rows = _decoder(), _rows(prefix)
+    said = flop(Shape.of(model.config), _learning(model, config, recompute=recompute), counted(plant(rows)))
+    _wrapped(model, config)
+    model.recompute = recompute
+    with FlopCounterMode(display=False) as counter:
+        learned_logprobs(model, rows).sum().backward()
+    assert said == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("config", "qk_norm"), [(QV, False), (ALL, True), (DORA, False), (None, True)])
+def test_what_layers_keep_is_what_autograd_saves(config: LoraConfig | None, precision: str, qk_norm: bool) -> None:
+    model, rows = _decoder(qk_norm=qk_norm), _rows(64)
+    said = kept_bytes(Shape.of(model.config), _learning(model, config, precision), counted(plant(rows)))
+    _wrapped(model, config)
+    saved = _saved(model, rows, precision)
+    assert said == pytest.approx(saved, rel=0.1)
+
+
+def test_recomputed_layers_keep_their_inputs_alone() -> None:
+    rows = _rows(64)
+    model = _decoder()
+    _wrapped(model, ALL)
+    whole = _saved(model, rows, "float32")
+    model.recompute = True
+    assert _saved(model, rows, "float32") < whole / 4
+
+
+@pytest.mark.parametrize("config", [QV, DORA, None])
+def test_recomputed_gradients_are_the_same_to_the_bit(config: LoraConfig | None) -> None:
+    rows, found = _rows(64), []
+    for recompute in (False, True):
+        model = _decoder()
+        _wrapped(model, config)
+        model.recompute = recompute
+        learned_logprobs(model, rows).sum().backward()
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert found[0] and all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_configuration_without_sizes_is_refused() -> None:
+    with pytest.raises(KeyError, match="width"):
+        Shape.of({"vocab_size": 10})
+
+
+def _saved(model: Decoder, rows: list[Tokens], precision: str) -> int:
+    """Bytes of distinct memory that a forward pass keeps for its way back, weights and the head's rows left out."""
+    own: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        own[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # so that no address is used twice
+        return tensor
+
+    held: list[torch.Tensor] = []
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    forest = plant(rows)
+    states, width = len(set(forest.sources.tolist())), model.config.hidden_size
+    with frozen_as(model, precision):
+        with numbers(model, precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            given = learned_logprobs(model, rows)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        bytes_ = sum(size for address, size in own.items() if address not in weights)
+        given.sum().backward()
+    stream = 4 if all(p.requires_grad for p in model.parameters()) else dtype.itemsize
+    return bytes_ - states * width * 3 * stream
