@@ -20,7 +20,8 @@ Settings go by flag, then by environment (`WEFT_` and the name in capitals), the
 by default. A key of the YAML file is the flag without dashes in front, with `_` for `-`; the adapter's settings stand
 under `lora:`. Unknown keys are refused. The run's folder keeps every value with its origin.
 
-Exit codes: 0 fine · 1 the answer is no (the examples cannot be used) · 2 misuse · 3 failed · 130 interrupted.
+Exit codes: 0 fine · 1 the answer is no (the examples cannot be used) · 2 misuse · 3 failed · 130 interrupted ·
+143 told to stop (SIGTERM): saved, and the same command goes on.
 """
 
 
@@ -31,8 +32,19 @@ def page() -> str:
     for verb in VERBS:
         command = cli.get_command(context, verb)
         assert command is not None
-        parts.append(_section(command, click.Context(command, info_name=verb, parent=context)))
+        parts += _sections(command, click.Context(command, info_name=verb, parent=context))
     return "\n".join(parts)
+
+
+def _sections(command: click.Command, context: click.Context) -> list[str]:
+    """One for a command; for a group one for each of its own."""
+    if not isinstance(command, click.Group):
+        return [_section(command, context)]
+    name = context.info_name
+    return [
+        _section(own, click.Context(own, info_name=f"{name} {verb}", parent=context.parent))
+        for verb, own in command.commands.items()
+    ]
 
 
 def _section(command: click.Command, context: click.Context) -> str:

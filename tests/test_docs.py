@@ -16,7 +16,10 @@ from weft.cli import VERBS, cli
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("training", "runs", "verdict", "forest")),
+    *(
+        f"docs/{name}.md"
+        for name in ("training", "runs", "verdict", "forest", "scaling", "serving", "chat-completions")
+    ),
 ]
 
 
@@ -41,6 +44,9 @@ def test_every_command_that_a_page_shows_is_understood(root: Path, page: str) ->
         assert verb in VERBS, f"{page} shows `weft {verb}`"
         command = cli.get_command(context, verb)
         assert command is not None
+        if isinstance(command, click.Group):
+            verb, *arguments = arguments
+            command = command.commands[verb]
         command.make_context(verb, list(arguments), parent=context)  # raises on an unknown flag or a missing argument
 
 

@@ -19,6 +19,8 @@ VERBS = {
     "train": "One training run on a file of examples.",
     "eval": "Runs and arms on the sealed test split, side by side.",
     "chat": "Talk to a base or a run, or to two side by side.",
+    "serve": "The fine-tuning API on this machine: jobs, tuned models, chat.",
+    "keys": "Make, list and revoke the keys of a server.",
 }
 
 

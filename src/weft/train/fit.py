@@ -18,7 +18,10 @@ from weft.models.decoder import Decoder
 from weft.train.needs import Plan
 
 T = TypeVar("T")
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+SIGNS = (
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory",
+    "could not create a primitive",
+)  # fmt: skip
 """What libraries say in a RuntimeError where memory is lacking."""
 
 

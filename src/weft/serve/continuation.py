@@ -1,0 +1,181 @@
+"""The completions of one request on their way out, whole or in chunks."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+
+from weft.generate.requests import Generation, Step
+from weft.serve.answering import Speaker
+from weft.serve.replies import EngineFailed, Piece, Replies, Speech, Token, failure
+from weft.serve.server import Server
+from weft.serve.token_text import LOWEST, token_text
+from weft.serve.wire.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from weft.serve.wire.sampled import Usage
+
+if TYPE_CHECKING:
+    from weft.train.documents import Writer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that was admitted. `generations` are the answers to the first prompt, then those to the second …"""
+
+    speaker: Speaker
+    body: CompletionRequest
+    writer: Writer
+    prompts: list[tuple[int, ...]]
+    generations: list[Generation]
+    each: int
+    """Answers generated to one prompt."""
+    kept: int
+    """Answers given to one prompt."""
+
+
+class Continuation:
+    """One request's completions on their way out, whole or in chunks."""
+
+    def __init__(self, server: Server, request: Request, asked: Asked, replies: Replies) -> None:
+        self._server, self._request, self._asked, self._replies = server, request, asked, replies
+        self._tokens = token_text(asked.speaker.base.chat)
+        self._speeches = [Speech(self._decode, asked.body.stops(), self._tokens) for _ in asked.generations]
+        self._head = {
+            "id": "cmpl-" + secrets.token_hex(12),
+            "object": "text_completion",
+            "created": int(server.clock()),
+            "model": asked.body.model,
+            "system_fingerprint": asked.speaker.fingerprint,
+        }
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._asked.writer.encoder.decode(ids, continued=True)
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece. Raises ApiError 500 where the engine gave up."""
+        heard: list[list[Piece]] = [[] for _ in self._speeches]
+        try:
+            async for number, step in self._replies.steps():
+                heard[number].append(self._heard(number, step))
+        except EngineFailed as error:
+            raise failure(self._server, error, self._request) from None
+        if not heard:
+            heard = [[Piece("", (), "length")] for _ in range(len(self._asked.prompts) * self._asked.each)]
+        choices = [
+            self._choice(index, number // self._asked.each, heard[number])
+            for index, number in enumerate(self._best(heard))
+        ]
+        return Completion(**self._head, choices=choices, usage=self._usage()).to_json()
+
+    async def stream(self) -> AsyncGenerator[str]:
+        """The chunks as JSON, then `[DONE]`. Whatever happens, the slots are free afterwards."""
+        body, each = self._asked.body, self._asked.each
+        try:
+            told = [0] * (len(self._asked.prompts) * each)
+            for number in range(len(told)):
+                if body.echo and (prompt := self._prompt(number // each)):
+                    yield self._chunk(number, prompt, (), 0, None)
+                if not self._speeches:
+                    yield self._chunk(number, "", (), 0, "length")
+            async for number, step in self._replies.steps():
+                piece = self._heard(number, step)
+                if piece.text or piece.tokens or piece.finish:
+                    yield self._chunk(number, piece.text, piece.tokens, told[number], piece.finish)
+                told[number] += len(piece.text)
+            if body.stream_options is not None and body.stream_options.include_usage:
+                yield json.dumps(self._head | {"choices": [], "usage": self._usage().model_dump()})
+        except EngineFailed as error:
+            yield json.dumps(failure(self._server, error, self._request).envelope())
+        finally:
+            self._replies.close()
+        yield "[DONE]"
+
+    def _heard(self, number: int, step: Step) -> Piece:
+        piece = self._speeches[number].hear(step)
+        if piece.finish:
+            self._replies.end(number)
+        return piece
+
+    def _best(self, heard: list[list[Piece]]) -> list[int]:
+        """The generations to give, in order: of each prompt's those whose tokens are most probable on average."""
+        each, kept = self._asked.each, self._asked.kept
+        groups = [range(start, start + each) for start in range(0, len(heard), each)]
+        if each == kept:
+            return [number for group in groups for number in group]
+
+        def score(number: int) -> float:
+            logprobs = [token.logprob for piece in heard[number] for token in piece.tokens]
+            return sum(logprobs) / len(logprobs) if logprobs else LOWEST
+
+        return [number for group in groups for number in sorted(group, key=score, reverse=True)[:kept]]
+
+    def _choice(self, index: int, prompt: int, pieces: list[Piece]) -> CompletionChoice:
+        text = "".join(piece.text for piece in pieces)
+        tokens = [token for piece in pieces for token in piece.tokens]
+        before = self._prompt(prompt) if self._asked.body.echo else ""
+        return CompletionChoice(
+            text=before + text,
+            index=index,
+            logprobs=self._logprobs(tokens, 0),
+            finish_reason=pieces[-1].finish or "length",
+        )
+
+    def _logprobs(self, tokens: Sequence[Token], offset: int) -> CompletionLogprobs | None:
+        """`offset`: characters of the choice before these tokens."""
+        most = self._asked.body.logprobs
+        if most is None:
+            return None
+        texts = [self._tokens.text(token.id) for token in tokens]
+        offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
+        tops = [
+            {self._tokens.text(id_): max(logprob, LOWEST) for id_, logprob in (*token.top, (token.id, token.logprob))}
+            for token in tokens
+        ]
+        return CompletionLogprobs(
+            tokens=texts,
+            token_logprobs=[max(token.logprob, LOWEST) for token in tokens],
+            top_logprobs=tops if most else None,
+            text_offset=offsets,
+        )
+
+    def _prompt(self, number: int) -> str:
+        """A prompt as text: what was given, or what its ids say."""
+        given = prompts_of(self._asked.body)[number]
+        return given if isinstance(given, str) else self._decode(given)
+
+    def _usage(self) -> Usage:
+        """Each prompt counts once, however many answers there are to it; all that was generated counts."""
+        groups = [self._speeches[at : at + self._asked.each] for at in range(0, len(self._speeches), self._asked.each)]
+        return Usage.of(
+            sum(map(len, self._asked.prompts)),
+            sum(speech.generated for speech in self._speeches),
+            sum(min(speech.cached for speech in group) for group in groups),
+        )
+
+    def _chunk(self, index: int, text: str, tokens: Sequence[Token], offset: int, finish: str | None) -> str:
+        logprobs = self._logprobs(tokens, offset) if tokens else None
+        choice = {
+            "text": text,
+            "index": index,
+            "logprobs": logprobs.model_dump() if logprobs else None,
+            "finish_reason": finish,
+        }
+        options = self._asked.body.stream_options
+        usage = {"usage": None} if options is not None and options.include_usage else {}
+        return json.dumps(self._head | {"choices": [choice]} | usage)
+
+
+def prompts_of(body: CompletionRequest) -> Sequence[str | list[int]]:
+    """Each prompt, as text or as ids."""
+    prompt = body.prompt
+    if prompt is None:
+        return [""]
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return prompt  # type: ignore[return-value]

@@ -1,0 +1,67 @@
+"""`/`, `/page.css` and `/page.js`: the page, its style and its script, with headers that let nothing else in.
+
+All three are public, for a browser sends no key with them. What belongs to an owner is in the page only where no key is
+needed at all; otherwise the page comes empty, asks for a key, and its script fills it through the API.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from jinja2 import Environment, StrictUndefined
+from starlette.responses import HTMLResponse, Response
+
+from weft.evaluate.report import words
+from weft.serve.server import Server
+from weft.web import view
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+}
+_PARTS = {"/page.css": "text/css", "/page.js": "text/javascript"}
+
+
+def router(server: Server) -> APIRouter:
+    """The page's routes. They are no part of the API, so the OpenAPI document does not list them."""
+    routes = APIRouter()
+
+    def page(request: Request) -> Response:
+        keyless = server.config.loopback and not server.store.keys.exist()
+        shown = view.page(server, f"{request.url.scheme}://{request.url.netloc}/v1", keyless=keyless)
+        return HTMLResponse(_template().render(shown), headers=HEADERS)
+
+    def part(request: Request) -> Response:
+        path = request.url.path
+        return Response(_read(path.removeprefix("/")), media_type=_PARTS[path], headers=HEADERS)
+
+    # Plain routes: they answer HEAD too.
+    routes.add_route("/", page, methods=["GET"], include_in_schema=False)
+    for path in _PARTS:
+        routes.add_route(path, part, methods=["GET"], include_in_schema=False)
+    return routes
+
+
+@cache
+def _template():
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+    )
+    return environment.from_string(_read("page.html.j2"))
+
+
+@cache
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _visible(value: object) -> object:
+    """Control characters and direction overrides in foreign text are shown, not obeyed."""
+    return words.plain(value) if type(value) is str else value

@@ -1,0 +1,144 @@
+"""Jobs from the queue to the model, with real processes: what their owners see, and what is left behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.serve.work.conftest import WORDS, House, chat_rows
+from weft.serve.records import Job
+from weft.serve.work.workers import Workers, executed
+
+
+def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(house: House) -> None:
+    job = house.open().job(suffix="mine")
+    done = house.ended(job)
+    assert (done.status, done.error) == ("succeeded", None)
+    name = done.fine_tuned_model
+    assert name is not None and ":mine:" in name
+    checkpoints = {c.step: c for c in house.store.jobs.checkpoints("local", job.id).items}
+    assert house.messages(job) == [
+        f"Created fine-tuning job: {job.id}",
+        f"Validating training file: {job.training_file}",
+        "[too-few] 20 usable examples; 50 to 100 are a working floor: the measured differences will have wide "
+        "intervals.",
+        "Files validated, moving job to queued state",
+        "Fine-tuning job started",
+        f"Checkpoint created at step 4 with Snapshot ID: {checkpoints[4].model}",
+        f"Checkpoint created at step 8 with Snapshot ID: {checkpoints[8].model}",
+        f"New fine-tuned model created: {name}",
+        "The job has successfully completed",
+    ]
+    assert [event.number for event in house.events(job)] == list(range(1, len(house.events(job)) + 1))
+
+    # One metrics event for each step, in order, in the service's form.
+    told = [event for event in house.events(job) if event.type == "metrics"]
+    assert [event.data["step"] for event in told] == list(range(1, 13))
+    assert told[0].message.startswith("Step 1/12: training loss=") and "validation" not in told[0].message
+    fourth = told[3].data
+    assert told[3].message == (
+        f"Step 4/12: training loss={fourth['train_loss']:.2f}, validation loss={fourth['valid_loss']:.2f}, "
+        f"full validation loss={fourth['full_valid_loss']:.2f}"
+    )
+    assert all(event.level == "info" and event.data["total_steps"] == 12 for event in told)
+
+    # The numbers that `auto` and the file became.
+    assert done.hyperparameters == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    assert done.trained_tokens and done.started_at and done.finished_at and done.estimated_finish is None
+
+    # Checkpoints: two of their own, and the model itself; their metrics are the table's.
+    best = next(c for c in checkpoints.values() if c.model == name)
+    assert len(checkpoints) == 3 and best.adapter == house.adapter(job)
+    (file,) = done.result_files
+    content = house.store.blobs.path(house.store.files.get("local", file).sha256).read_text()
+    rows = {int(row["step"]): row for row in csv.DictReader(io.StringIO(content))}
+    assert list(rows) == list(range(1, 13))
+    for step, checkpoint in checkpoints.items():
+        shown = {key: value for key, value in checkpoint.metrics.items() if key != "step"}
+        assert {key: float(rows[step][key]) for key in shown} == shown
+
+    # What is left: logs and the record, nobody's but ours; no weights, no process.
+    folder = house.data / "work" / job.id
+    house.until(lambda: not house.supervisor.busy)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "attempt-1.log",
+        "attempt-2.log",
+        "run",
+        "step_metrics.csv",
+    ]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("*.log")} == {0o600}
+    assert "all epochs done" in (folder / "attempt-2.log").read_text()
+    assert not (folder / "run" / "checkpoints").exists() and not (folder / "run" / "adapter").exists()
+
+
+def test_preferences_are_learned_by_dpo(house: House) -> None:
+    rows = [{"prompt": f"{word} {n}", "chosen": word, "rejected": "no"} for n, word in enumerate(WORDS)]
+    job = house.open().job(rows, kind="dpo", hyperparameters={"beta": 0.2, "n_epochs": 1})
+    done = house.ended(job)
+    assert done.status == "succeeded", done.error
+    assert done.hyperparameters["beta"] == 0.2
+    assert "train_reward_accuracy" in house.events(job)[-4].data
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_from_a_tuned_model_and_its_result_is_one_adapter_of_the_same_base(house: House) -> None:
+    first = house.open().job(hyperparameters={"n_epochs": 1})
+    assert house.ended(first).status == "succeeded"
+    second = house.job(hyperparameters={"n_epochs": 2}, start_from=house.adapter(first))
+    assert house.ended(second).status == "succeeded"
+    made = [
+        json.loads((house.store.blobs.adapter(a) / "adapter_config.json").read_text()) for a in _adapters(house, second)
+    ]
+    assert [config["r"] for config in made] == [8, 8]
+    assert house.adapter(first) not in _adapters(house, second)
+
+
+def _adapters(house: House, job: Job) -> list[str]:
+    return [checkpoint.adapter for checkpoint in house.store.jobs.checkpoints("local", job.id).items]
+
+
+def test_a_file_that_cannot_be_learned_fails_the_job_before_it_is_queued(house: House) -> None:
+    job = house.open().job(chat_rows(4))
+    done = house.ended(job)
+    assert (done.status, done.attempt, done.crashes) == ("failed", 1, 0)
+    assert done.error is not None
+    assert (done.error["code"], done.error["param"]) == ("invalid_n_examples", "training_file")
+    assert "4 examples" in done.error["message"] and str(house.data) not in done.error["message"]
+    assert "Files validated, moving job to queued state" not in house.messages(job)
+
+
+def test_settings_that_cannot_be_fail_the_job_with_the_setting_named(house: House) -> None:
+    job = house.open().job(extension={"lora": {"r": 1000}})
+    done = house.ended(job)
+    assert done.error is not None and done.status == "failed" and done.crashes == 0
+    assert done.error["code"] == "invalid_hyperparameters" and "1000" in done.error["message"]
+
+
+def test_slots_are_shared_between_owners(house: House) -> None:
+    house.settings = {"slots": 2}
+    house.open(start=False)
+    first, _second = house.job(owner="anna"), house.job(owner="anna")
+    other = house.job(owner="bert")
+    house.supervisor.start()
+    assert house.until(house.supervisor.processes).keys() <= {first.id, other.id}
+    house.until(lambda: house.now(other).status == "running")
+    house.supervisor.stop(0.0)
+
+
+@pytest.mark.slow
+def test_a_nursery_of_its_own_does_the_same(house: House) -> None:
+    house.open(start=False)
+    house.supervisor._workers = Workers(house.data / "work", begin=executed)
+    house.supervisor.start()
+    job = house.job()
+    worker = house.process(job)
+    status = Path(f"/proc/{worker}/status").read_text()
+    nursery = Path(f"/proc/{status.split('PPid:')[1].split()[0]}/status").read_text()
+    assert "Threads:\t1\n" in nursery  # a fork copies no other
+    assert house.ended(job).status == "succeeded"
