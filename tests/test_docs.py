@@ -26,7 +26,9 @@ PAGES = [
 def commands(text: str) -> list[list[str]]:
     """The words of every `weft …` line in the fenced blocks of a page, prompt sign and comment taken off."""
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+    # Where a block has prompt signs, all other lines are what the commands print.
+    typed = (re.findall(r"^\$ (.*)$", block, re.MULTILINE) or block.splitlines() for block in blocks)
+    lines = [line.strip() for lines in typed for line in lines]
     return [shlex.split(line, comments=True) for line in lines if re.match(r"weft [a-z]", line)]
 
 
