@@ -63,7 +63,8 @@ class DecoderPass:
     def pack(self, identity: str, adapter: Adapter) -> tuple[ServedAdapter, int]:
         """What `Work.adapter` is, and its bytes."""
         tied = self.model.config.tie_word_embeddings
-        served = serve(identity, adapter, self._places, self.products, self.dtype, tied=tied)
+        words = self.model.config.vocab_size
+        served = serve(identity, adapter, self._places, self.products, self.dtype, tied=tied, vocabulary=words)
         return served, served.size
 
     @torch.inference_mode()

@@ -212,22 +212,30 @@ class StepLayout:
         """Put the vectors of adapters' own tokens into the embedded ids, in place."""
         for work, (start, stop) in zip(self.works, self.bounds, strict=True):
             adapter = work.adapter
-            if adapter is None or adapter.rows is None or not adapter.tied:
+            if adapter is None or adapter.rows is None or adapter.slots is None or not adapter.tied:
                 continue
-            for place in np.isin(self.flat[start:stop], adapter.tokens).nonzero()[0] + start:
-                x[place] = adapter.rows[adapter.tokens.index(int(self.flat[place]))]
+            slots = adapter.slots[self.flat[start:stop]]
+            hits = (slots >= 0).nonzero()[0]
+            if len(hits):
+                x[torch.from_numpy(hits + start)] = adapter.rows[torch.from_numpy(slots[hits])]
 
     def headed(self, x: Tensor, logits: Tensor) -> Tensor:
         """Logits of the asking rows, in place, with what their adapters change in the output head: x (n, W)."""
+        asked: dict[str, tuple[ServedAdapter, list[int]]] = {}
         for row, work in enumerate(self.asking):
-            if work.adapter is None:
+            if work.adapter is not None:
+                asked.setdefault(work.adapter.identity, (work.adapter, []))[1].append(row)
+        for adapter, rows in asked.values():
+            update = adapter.updates.get(HEAD)
+            if update is None and adapter.rows is None:
                 continue
-            own = slice(row, row + 1)
-            if (update := work.adapter.updates.get(HEAD)) is not None:
-                update.add(x[own], logits[own], self.owner.products[HEAD])
-            if work.adapter.rows is not None:
-                places = torch.tensor(work.adapter.tokens, device=logits.device)
-                logits[row].index_copy_(0, places, (x[own] @ work.adapter.rows.T)[0])
+            where = torch.tensor(rows, device=logits.device)
+            own, states = logits[where], x[where]
+            if update is not None:
+                update.add(states, own, self.owner.products[HEAD])
+            if adapter.rows is not None and adapter.tokens is not None:
+                own.index_copy_(1, adapter.tokens, states @ adapter.rows.T)
+            logits[where] = own
         return logits
 
 

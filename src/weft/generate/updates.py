@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,10 +91,12 @@ class ServedAdapter:
     rank: int
     dora: bool
     updates: Mapping[Key, Update]
-    tokens: tuple[int, ...] = ()
-    """Tokens whose vectors are the adapter's own."""
     rows: Tensor | None = None
-    """(tokens, W)."""
+    """(K, W) the vectors of tokens that are the adapter's own."""
+    tokens: Tensor | None = None
+    """(K,) which tokens these are."""
+    slots: np.ndarray | None = None
+    """(V,) of each token its place among them, or -1."""
     tied: bool = False
     """Whether those vectors are the inputs' too."""
     size: int = field(default=0)
@@ -108,6 +111,7 @@ def serve(
     dtype: torch.dtype,
     *,
     tied: bool,
+    vocabulary: int,
 ) -> ServedAdapter:
     """`adapter` for a pass made of `products`; `places`: layer's name → its product and its place there.
 
@@ -125,10 +129,14 @@ def serve(
     for key, parts in grouped.items():
         updates[key] = _joined(dict(sorted(parts.items())), products[key])
     tokens, rows = next(iter(adapter.rows.values()), ((), None))
+    told = slots = None
     if rows is not None:
         rows = rows.to(next(iter(products.values())).weight.device, dtype)
+        told = torch.tensor(tokens, device=rows.device)
+        slots = np.full(vocabulary, -1, dtype=np.int64)
+        slots[list(tokens)] = np.arange(len(tokens))
     size = sum(_bytes(update) for update in updates.values()) + (0 if rows is None else rows.nbytes)
-    return ServedAdapter(identity, adapter.config.r, adapter.config.dora, updates, tokens, rows, tied, size)
+    return ServedAdapter(identity, adapter.config.r, adapter.config.dora, updates, rows, told, slots, tied, size)
 
 
 def _part(product: Product, place: int, tensors: Mapping[str, Tensor], scale: float, dtype: torch.dtype) -> Part:
