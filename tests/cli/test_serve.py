@@ -94,7 +94,7 @@ def test_settings_come_from_a_file_too_and_flags_complete_it(
 ) -> None:
     (tmp_path / "serve.yaml").write_text("port: 7\nslots: 2\nalias:\n  gpt-4o: weft-nano\n")
     seen: list[ServeConfig] = []
-    monkeypatch.setattr("weft.serve.listen.serve", seen.append)
+    monkeypatch.setattr("weft.serve.listen.serve", lambda config, **_: seen.append(config))
     result = run("serve", "--config", str(tmp_path / "serve.yaml"), "--port", "8", "--alias", "gpt-4=weft-nano")
     assert result.exit_code == 0, result.output
     assert (seen[0].port, seen[0].slots, seen[0].alias) == (8, 2, {"gpt-4o": "weft-nano", "gpt-4": "weft-nano"})

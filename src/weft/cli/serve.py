@@ -33,6 +33,7 @@ def command(alias: tuple[str, ...], bases: tuple[str, ...], file: str | None, **
 
     Code written for the hosted service runs against it with two environment variables, which are said at the start.
     """
+    from weft import web
     from weft.serve.listen import serve
     from weft.settings import resolve
 
@@ -46,4 +47,5 @@ def command(alias: tuple[str, ...], bases: tuple[str, ...], file: str | None, **
     environment = dict(os.environ)
     # The name that other tools use for it.
     environment.setdefault("WEFT_DATABASE", environment.get("WEFT_DATABASE_URL", ""))
-    serve(resolve(ServeConfig, given, environment=environment, file=Path(file) if file else None).config)
+    config = resolve(ServeConfig, given, environment=environment, file=Path(file) if file else None).config
+    serve(config, pages=[web.router])

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -37,8 +37,14 @@ class Background(Protocol):
     def stop(self) -> Any: ...
 
 
-def build(server: Server, *, background: Callable[[Server], Background] | None = None) -> FastAPI:
+def build(
+    server: Server,
+    *,
+    background: Callable[[Server], Background] | None = None,
+    pages: Sequence[Callable[[Server], APIRouter]] = (),
+) -> FastAPI:
     """The application of `server`. `background` makes what works beside it; None: nobody trains (tests drive leases).
+    `pages` make routers of further floors: web pages over the API.
 
     Its lifespan loads the first base, starts the background and ends both; the store is closed by who opened it.
     """
@@ -55,6 +61,8 @@ def build(server: Server, *, background: Callable[[Server], Background] | None =
         app.include_router(resource.router(server))
     for answer in _answering():
         app.include_router(answer(server))
+    for made in pages:
+        app.include_router(made(server))
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _misshaped)
     app.add_exception_handler(WeftError, _explained)

@@ -11,9 +11,11 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import uvicorn
+from fastapi import APIRouter
 
 from weft.errors import UsageError
 from weft.serve.app import build
@@ -25,6 +27,7 @@ from weft.serve.names import Names
 from weft.serve.server import Server
 from weft.serve.store import Store
 
+Pages = Sequence[Callable[[Server], APIRouter]]
 _BACKLOG = 512
 _LEFT_SECONDS = 3
 """How long connections may take to close after the answers have ended."""
@@ -74,8 +77,8 @@ def bind(config: ServeConfig) -> socket.socket:
     return listener
 
 
-def serve(config: ServeConfig, *, out: TextIO | None = None) -> None:
-    """Serve until a signal; the lines that a person wants to see go to `out` (default: stderr)."""
+def serve(config: ServeConfig, *, out: TextIO | None = None, pages: Pages = ()) -> None:
+    """Serve until a signal; the lines that a person wants to see go to `out` (default: stderr). `pages`: as `build`."""
     listener = bind(config)
     try:
         server = open_server(config)
@@ -85,17 +88,17 @@ def serve(config: ServeConfig, *, out: TextIO | None = None) -> None:
     try:
         address = _address(config.host, listener.getsockname()[1])
         print("\n".join(greeting(server, address)), file=out or sys.stderr, flush=True)
-        running(server).run(sockets=[listener])
+        running(server, pages).run(sockets=[listener])
     finally:
         server.store.close()
         listener.close()
 
 
-def running(server: Server) -> Uvicorn:
+def running(server: Server, pages: Pages = ()) -> Uvicorn:
     """The HTTP server around the application, with the supervisor of the workers beside it."""
     from weft.serve.work.supervisor import Supervisor
 
-    return Uvicorn(server, build(server, background=Supervisor))
+    return Uvicorn(server, build(server, background=Supervisor, pages=pages))
 
 
 def greeting(server: Server, address: str) -> list[str]:

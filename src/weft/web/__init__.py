@@ -2,7 +2,7 @@
 
 One page, rendered here and kept up to date by one script from the API that everybody uses; nothing is asked from
 outside. Files: `routes` (the page and its two parts), `view` (what is shown, in words), `page.html.j2`, `page.css`,
-`page.js`. Not here: changing jobs, uploading files, accounts; the API does that.
+`script/`. Not here: changing jobs, uploading files, accounts; the API does that.
 """
 
 from weft.web.routes import router

@@ -1,5 +1,7 @@
 """`/`, `/page.css` and `/page.js`: the page, its style and its script, with headers that let nothing else in.
 
+The script is one request, put together from `script/`.
+
 All three are public, for a browser sends no key with them. What belongs to an owner is in the page only where no key is
 needed at all; otherwise the page comes empty, asks for a key, and its script fills it through the API.
 """
@@ -10,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from starlette.responses import HTMLResponse, Response
 
 from weft.evaluate.report import words
@@ -26,7 +28,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
 }
-_PARTS = {"/page.css": "text/css", "/page.js": "text/javascript"}
+_SCRIPT = ("elements", "api", "jobs", "curve", "models", "chat", "start")
+"""The script's files; each may use what stands before it at once, and what stands after it when an event comes."""
 
 
 def router(server: Server) -> APIRouter:
@@ -38,19 +41,22 @@ def router(server: Server) -> APIRouter:
         shown = view.page(server, f"{request.url.scheme}://{request.url.netloc}/v1", keyless=keyless)
         return HTMLResponse(_template().render(shown), headers=HEADERS)
 
-    def part(request: Request) -> Response:
-        path = request.url.path
-        return Response(_read(path.removeprefix("/")), media_type=_PARTS[path], headers=HEADERS)
+    def style(request: Request) -> Response:
+        return Response(_read("page.css"), media_type="text/css", headers=HEADERS)
 
-    # Plain routes: they answer HEAD too.
+    def script(request: Request) -> Response:
+        joined = "\n".join(_read(f"script/{name}.js") for name in _SCRIPT)
+        return Response(joined, media_type="text/javascript", headers=HEADERS)
+
+    # Plain routes: they answer HEAD too, and are in no document.
     routes.add_route("/", page, methods=["GET"], include_in_schema=False)
-    for path in _PARTS:
-        routes.add_route(path, part, methods=["GET"], include_in_schema=False)
+    routes.add_route("/page.css", style, methods=["GET"], include_in_schema=False)
+    routes.add_route("/page.js", script, methods=["GET"], include_in_schema=False)
     return routes
 
 
 @cache
-def _template():
+def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
@@ -59,7 +65,7 @@ def _template():
 
 @cache
 def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files("weft.web").joinpath(name).read_text(encoding="utf-8")
 
 
 def _visible(value: object) -> object:

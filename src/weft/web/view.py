@@ -1,6 +1,6 @@
 """What the page shows, in words: the newest jobs, the models, the program for a first job.
 
-`page.js` writes the same sentences when a job changes; a test in a browser holds the two against each other.
+The script writes the same sentences when a job changes; a test in a browser holds the two against each other.
 """
 
 from __future__ import annotations

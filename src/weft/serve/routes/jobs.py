@@ -50,7 +50,7 @@ def router(server: Server) -> APIRouter:
     creator = Creator(server)
 
     def shown(job: records.Job) -> JobObject:
-        return JobObject.of(job, server.config.organization)
+        return JobObject.of(job, server.config.organization, server.names.shown(job.base))
 
     @routes.post("", responses=answers(409))
     def create(body: JobRequest, response: Response, asker: Asker, idempotency_key: IdempotencyKey = None) -> JobObject:

@@ -118,7 +118,8 @@ class JobObject(BaseModel):
     """The base that is really tuned, the extension as asked, and how many attempts there were."""
 
     @classmethod
-    def of(cls, job: records.Job, organization: str) -> JobObject:
+    def of(cls, job: records.Job, organization: str, base: str) -> JobObject:
+        """`base`: the public name of what is tuned."""
         kind = job.method["type"]
         # Schema and clients want the object for every method; upstream fills it for `supervised`.
         shown = dict(job.hyperparameters)
@@ -144,7 +145,7 @@ class JobObject(BaseModel):
             integrations=job.integrations,
             metadata=job.metadata,
             user_provided_suffix=job.suffix,
-            x_weft={"base": job.base, "attempt": job.attempt, **job.extension},
+            x_weft={"base": base, "attempt": job.attempt, **job.extension},
         )
 
 
