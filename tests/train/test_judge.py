@@ -96,7 +96,7 @@ def test_a_score_is_measured_on_so_many_rows_and_the_loss_on_all(tmp_path: Path)
 
 
 def test_a_run_that_stops_on_a_score_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"stop_on": "accuracy", "patience": 2, "lora": {"r": 4, "dropout": 0.1}}
+    values = {"stop_on": "accuracy", "patience": 2, "lora": {"r": 4, "dropout": 0.1}, "train_tokens": "none"}
     whole, record = _train(tmp_path / "whole", **values)
     monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
     save = steps.save

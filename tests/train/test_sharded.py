@@ -50,9 +50,10 @@ def _config(**values: Any) -> SftConfig:
 
 def _train(base: Base, run: Run, progress: Any = None, **values: Any) -> list[float]:
     """Losses of the steps and looks."""
-    needs.MICRO_TOKENS = 150  # so that processes have different numbers of forward passes
     torch.set_num_threads(1)
-    trained = sft.train(run, base, EXAMPLES, EXAMPLES[:3], _config(**values), progress or Silent())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(needs, "MICRO_TOKENS", 150)  # so that processes have different numbers of forward passes
+        trained = sft.train(run, base, EXAMPLES, EXAMPLES[:3], _config(**values), progress or Silent())
     return [loss for kind in ("train", "validation") for _, loss in trained.curve[kind]]
 
 
