@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from weft.cli.interrupt import Interrupt
+
 LINE_SECONDS = 15.0
 """Without a terminal, a long stage says where it stands this often."""
 
@@ -18,6 +20,7 @@ class TerminalProgress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._interrupt = Interrupt()
         self._bars: Bars | None = None
         self._task: TaskID | None = None
         self._stage, self._unit, self._note = "", "", ""
@@ -26,9 +29,11 @@ class TerminalProgress:
         self._started = self._told = 0.0
 
     def __enter__(self) -> TerminalProgress:
+        self._interrupt.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._interrupt.__exit__()
         self._close()  # a bar that is left open hides the cursor and overwrites the message of what went wrong
 
     def say(self, text: str) -> None:
@@ -36,6 +41,7 @@ class TerminalProgress:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def start(self, stage: str, total: int | None = None, unit: str = "") -> None:
+        self._interrupt.check()
         self._close()
         self._stage, self._total, self._unit, self._done, self._note = stage, total, unit, 0, ""
         self._started = self._told = time.monotonic()
@@ -54,6 +60,7 @@ class TerminalProgress:
             self._task = self._bars.add_task(stage, total=total, note="", rate="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        self._interrupt.check()
         self._done += count
         self._note = note or self._note
         now = time.monotonic()
