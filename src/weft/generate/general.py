@@ -73,7 +73,7 @@ class GeneralPass:
         seat.cache = None
 
     def fill(self, seat: CacheSeat, blocks: list[Any]) -> None:
-        """There are no blocks."""
+        """There are no blocks: `block_bytes` is 0, so none is ever asked for."""
         raise NotImplementedError
 
     def block(self, seat: CacheSeat, place: int) -> Any:
