@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from weft.errors import ModelError
@@ -16,11 +15,10 @@ from weft.serve.chat_messages import turns
 from weft.serve.constraints import constraint
 from weft.serve.conversation import Asked, Conversation
 from weft.serve.errors import ApiError, invalid
-from weft.serve.events import events
-from weft.serve.replies import CLOSED, Gone, Replies, while_there
+from weft.serve.replies import Replies
+from weft.serve.respond import respond
 from weft.serve.server import Server
 from weft.serve.tools import toolset
-from weft.serve.wire.body import warn
 from weft.serve.wire.chat import ChatRequest
 from weft.serve.wire.chat_answer import ChatCompletion
 from weft.serve.wire.error import answers
@@ -35,18 +33,7 @@ def router(server: Server) -> APIRouter:
         """Answer a conversation; with `stream`, as server-sent events that end in `[DONE]`."""
         asked = await run_in_threadpool(_prepare, server, body, asker.owner)
         replies = Replies(asked.speaker.engine, asked.generations)
-        conversation = Conversation(server, request, asked, replies)
-        if body.stream:
-            response = events(server, conversation.stream())
-        else:
-            try:
-                response = JSONResponse(await while_there(request, conversation.whole()))
-            except Gone:
-                return Response(status_code=CLOSED)
-            finally:
-                replies.close()
-        warn(response, *body.warnings())
-        return response
+        return await respond(server, request, body, replies, Conversation(server, request, asked, replies))
 
     @routes.get("", status_code=404, responses=answers(404), operation_id="list_stored_completions")
     async def stored(asker: Asker) -> Response:

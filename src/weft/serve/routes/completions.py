@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from weft.errors import ModelError
@@ -15,10 +14,9 @@ from weft.serve.access import Asker
 from weft.serve.answering import Speaker, draws, refuse_endless, room, speaker
 from weft.serve.continuation import Asked, Continuation, prompts_of
 from weft.serve.errors import ApiError, invalid
-from weft.serve.events import events
-from weft.serve.replies import CLOSED, Gone, Replies, while_there
+from weft.serve.replies import Replies
+from weft.serve.respond import respond
 from weft.serve.server import Server
-from weft.serve.wire.body import warn
 from weft.serve.wire.completions import Completion, CompletionRequest
 from weft.serve.wire.error import answers
 
@@ -42,18 +40,7 @@ def router(server: Server) -> APIRouter:
         """Continue one text or several; with `stream`, as server-sent events that end in `[DONE]`."""
         asked = await run_in_threadpool(_prepare, server, body, asker.owner)
         replies = Replies(asked.speaker.engine, asked.generations)
-        continuation = Continuation(server, request, asked, replies)
-        if body.stream:
-            response = events(server, continuation.stream())
-        else:
-            try:
-                response = JSONResponse(await while_there(request, continuation.whole()))
-            except Gone:
-                return Response(status_code=CLOSED)
-            finally:
-                replies.close()
-        warn(response, *body.warnings())
-        return response
+        return await respond(server, request, body, replies, Continuation(server, request, asked, replies))
 
     @routes.post("/embeddings", status_code=404, responses=answers(404))
     async def embeddings(asker: Asker) -> Response:
