@@ -20,7 +20,7 @@ from weft.serve.records import EventDraft, Job, JobDraft
 from weft.serve.server import Server
 from weft.testing import EchoEngine, tiny_base
 
-ATTACK = "<script>window.hit=1</script><img src=x onerror=window.hit=1>\"'&{{ 7*7 }}"
+ATTACK = "<script>window.hit=1</script><img src=x onerror=window.hit=1>\"'&{{ 7919*6101 }}"
 
 
 @pytest.fixture
