@@ -11,6 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "XS": {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 176, "vocab_size": 1024,
+    },
     "S": {
         "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4,
         "intermediate_size": 704, "vocab_size": 8192,
@@ -20,7 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 1536, "vocab_size": 49152,
     },
 }  # fmt: skip
-"""Llama shapes with tied heads: about 7 million parameters, and those of a common 135-million model."""
+"""Llama shapes with tied heads: a tiny one for tests of many steps, about 7 million parameters, and those of a common
+135-million model."""
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TARGETS: dict[str, tuple[str, ...]] = {"qv": ("q_proj", "v_proj"), "all-linear": ALL_LINEAR, "full": ()}
 RANK, ALPHA = 16, 32

@@ -15,16 +15,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+
+from weft.forest.logprobs import learned_logprobs, learned_tokens
+from weft.records import Tokens
+from weft.train.batches import MICRO_TOKENS, micro_batches
 
 from . import messages as m
 from . import words as w
 from .mix import Mix
 from .tasks import Turn
+
+WINDOW = 512
+"""Tokens that are scored together for bits per byte; each window begins with nothing behind it."""
 
 
 def unseen_label(rng: Random) -> str:
@@ -91,36 +96,26 @@ def format_case(rng: Random) -> Case:
     return Case(turns, f"{re.escape(right)}: {re.escape(left[0])}[^\\n]+{re.escape(left[1])}")
 
 
-@torch.no_grad()
-def judge(model: PreTrainedModel, mix: Mix, cases: Sequence[Case], batch: int = 16) -> list[bool]:
+@torch.inference_mode()
+def judge(model: nn.Module, mix: Mix, cases: Sequence[Case]) -> list[bool]:
     """True where greedy decoding gives exactly the last reply and the end mark."""
     rows = []
     for case in cases:
         ids, _ = mix.encode(case.turns)
         ids = ids[: len(ids) - len(mix.newline)]
         prompt, _ = mix.encode(case.turns[:-1])
-        rows.append((ids, len(prompt) + len(mix.roles["assistant"])))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    verdicts = [False] * len(rows)
-    head: Any = model.get_output_embeddings()
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        width = max(len(rows[i][0]) for i in part)
-        ids = torch.full((len(part), width), mix.end)
-        for r, i in enumerate(part):
-            ids[r, : len(rows[i][0])] = torch.tensor(rows[i][0])
-        body: Any = model.base_model
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = body(input_ids=ids, use_cache=False)[0]
-        for r, i in enumerate(part):
-            whole, begin = rows[i]
-            guess = head(hidden[r, begin - 1 : len(whole) - 1].float()).argmax(-1)
-            verdicts[i] = bool((guess == torch.tensor(whole[begin:])).all())
-    return verdicts
+        begin = len(prompt) + len(mix.roles["assistant"])
+        rows.append(Tokens(tuple(ids), tuple(place >= begin for place in range(len(ids)))))
+    verdicts: dict[int, bool] = {}
+    for part in micro_batches(range(len(rows)), MICRO_TOKENS, lambda case: (rows[case],)):
+        right = learned_tokens(model, [rows[case] for case in part]).right
+        counts = [sum(rows[case].learn) for case in part]
+        verdicts |= {case: bool(own.all()) for case, own in zip(part, right.split(counts), strict=True)}
+    return [verdicts[case] for case in range(len(rows))]
 
 
-@torch.no_grad()
-def bits_per_byte(model: PreTrainedModel, mix: Mix, texts: Sequence[str], limit: int = 40_000) -> float:
+@torch.inference_mode()
+def bits_per_byte(model: nn.Module, mix: Mix, texts: Sequence[str], limit: int = 40_000) -> float:
     """Bits per UTF-8 byte on windows of 512 tokens of the held-out text."""
     ids: list[int] = []
     size = 0
@@ -129,22 +124,14 @@ def bits_per_byte(model: PreTrainedModel, mix: Mix, texts: Sequence[str], limit:
             break
         ids += [mix.end, *mix.ids(text)]
         size += len(text.encode())
-    nats = 0.0
-    body: Any = model.base_model
-    head: Any = model.get_output_embeddings()
-    for start in range(0, len(ids) - 1, 512 * 8):
-        rows = [ids[s : s + 513] for s in range(start, min(start + 512 * 8, len(ids) - 1), 512)]
-        for row in [r for r in rows if len(r) > 1]:
-            x = torch.tensor([row])
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = body(input_ids=x[:, :-1], use_cache=False)[0]
-            logits = head(hidden[0].float())
-            nats += float(nn.functional.cross_entropy(logits, x[0, 1:], reduction="sum"))
+    windows = [ids[start : start + WINDOW + 1] for start in range(0, len(ids) - 1, WINDOW)]
+    rows = [Tokens(tuple(window), (False, *[True] * (len(window) - 1))) for window in windows]
+    nats = -sum(float(learned_logprobs(model, part).sum()) for part in micro_batches(rows, MICRO_TOKENS))
     return nats / math.log(2) / size
 
 
-def watch(model: PreTrainedModel, mix: Mix, held_out: Sequence[str], n: int = 60) -> dict[str, float]:
-    """The numbers of one checkpoint, in about ten seconds."""
+def watch(model: nn.Module, mix: Mix, held_out: Sequence[str], n: int = 60) -> dict[str, float]:
+    """The numbers of one checkpoint, in a few seconds."""
     rng = Random("watch")
     sets = {
         "named 0-shot": [label_case(rng, 0, True) for _ in range(n)],

@@ -1,7 +1,8 @@
 """Pretrain weft-nano: `python -m recipes.nano.train --run DIR [--text DIR] [--export DIR]`.
 
 Runs the stages below one after the other from step 0; called again it goes on from the newest checkpoint. The tokenizer
-in `--export` is used when it is there and made otherwise.
+in `--export` is used when it is there and made otherwise. transformers draws the first values and writes the model
+folder; all between is weft's own decoder over the forest.
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from weft.models.decoder import Decoder
 
 HERE = Path(__file__).resolve().parent
 NANO = HERE.parent.parent / "src" / "weft" / "models" / "nano"
@@ -31,12 +39,10 @@ class Stage:
     """Micro-batches of MICRO_TOKENS per step."""
     decay: int = 0
     """Last steps of the stage in which the rate falls."""
-    short_attention: bool = True
-    """Use `attention.attend` instead of torch's kernel: the same numbers up to rounding, 1.3 times as fast."""
 
 
 STAGES = (
-    Stage(269, 4e-3, 2, short_attention=False),
+    Stage(269, 4e-3, 2),
     Stage(971, 5.5e-3, 1),
     Stage(1154, 4.5e-3, 2),
     Stage(1784, 4.5e-3, 2, decay=630),
@@ -44,7 +50,7 @@ STAGES = (
 )
 
 
-def architecture():
+def architecture() -> Qwen3Config:
     """Qwen3 of transformers: q/k norm keeps attention tame at Muon's rates."""
     from transformers import Qwen3Config
 
@@ -67,18 +73,39 @@ def architecture():
     )
 
 
-def untrained(seed: int = SEED):
-    """The model at step 0."""
+def untrained(seed: int = SEED) -> Qwen3ForCausalLM:
+    """The model at step 0, as transformers draws it."""
     import torch
     from transformers import Qwen3ForCausalLM
 
     torch.manual_seed(seed)
-    config = architecture()
-    config._attn_implementation = "sdpa"
-    return Qwen3ForCausalLM(config)
+    return Qwen3ForCausalLM(architecture())
 
 
-def restored(run: Path):
+def on_engine(model: Qwen3ForCausalLM) -> Decoder:
+    """The same weights in weft's decoder."""
+    import torch
+
+    from weft.models import decoder
+    from weft.models.load import quiet
+
+    with quiet(), tempfile.TemporaryDirectory(prefix="weft-nano-") as made:
+        folder = Path(made)
+        model.save_pretrained(folder)
+        shape = decoder.DecoderConfig.read(folder)
+        if shape is None:
+            raise TypeError(f"{type(model).__name__} with these settings is none of the decoder's families")
+        return decoder.load(folder, shape, [folder / "model.safetensors"], torch.float32)
+
+
+def as_transformers(model: Decoder) -> Qwen3ForCausalLM:
+    """The decoder's weights in the class that writes the model folder."""
+    whole = untrained()
+    whole.load_state_dict(model.state_dict())
+    return whole
+
+
+def restored(run: Path) -> Decoder:
     """The model of the newest checkpoint of a run folder."""
     import torch
 
@@ -91,7 +118,7 @@ def restored(run: Path):
             f"{run}: no checkpoint in it, expected checkpoints/step-…. Start the run with recipes.nano.train."
         )
     tensors, _ = checkpoint.load(path)
-    model = untrained()
+    model = on_engine(untrained())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
@@ -118,26 +145,22 @@ def schedule_of_batches(mix, seed: int = SEED):
             phase = phase_at(position * MICRO_TOKENS)
             length = Random(f"{seed}:{position}").choices(list(phase.buckets), weights=list(phase.buckets.values()))[0]
             count = MICRO_TOKENS // length
-            made.append(
-                collate([mix.row(seed, position * 4096 + i, phase, length) for i in range(count)], length, mix.end)
-            )
+            made.append(collate([mix.row(seed, position * 4096 + i, phase, length) for i in range(count)]))
         return made
 
     return batches
 
 
-def export(model, folder: Path) -> None:
+def export(model: Decoder, folder: Path) -> None:
     """Weights in bf16 and config into `folder`; each file appears whole."""
-    import copy
-
     import torch
 
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
-    small = copy.deepcopy(model).to(torch.bfloat16)
+    small = as_transformers(model).to(torch.bfloat16)  # type: ignore[arg-type]
     small.config.dtype = torch.bfloat16
-    small.generation_config.eos_token_id = model.config.eos_token_id
-    small.generation_config.pad_token_id = model.config.pad_token_id
+    small.generation_config.eos_token_id = small.config.eos_token_id
+    small.generation_config.pad_token_id = small.config.pad_token_id
     small.save_pretrained(part)
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(part.iterdir()):
@@ -153,13 +176,12 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=NANO)
     parser.add_argument("--stop-after", type=int, default=STAGES[-1].until, help="end after this step")
     parser.add_argument("--checkpoint-seconds", type=float, default=300)
-    parser.add_argument("--no-compile", action="store_true", help="slower; needs no C++ compiler")
     args = parser.parse_args()
 
     import torch
     from tokenizers import Tokenizer
 
-    from recipes.nano import attention, probe, text, tokenizer
+    from recipes.nano import probe, text, tokenizer
     from recipes.nano.mix import Mix
     from weft.train import from_scratch
 
@@ -168,7 +190,7 @@ def main() -> None:
     if not (args.export / "tokenizer.json").is_file():
         tokenizer.train(tokenizer.sample_texts(corpus), args.export)
     mix = Mix(Tokenizer.from_file(str(args.export / "tokenizer.json")), corpus)
-    model = untrained()
+    model = on_engine(untrained())
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(mix.texts):,} text tokens, "
         f"{len(mix.chats):,} natural chats",
@@ -179,8 +201,6 @@ def main() -> None:
         return probe.watch(model, mix, corpus.held_out)
 
     for stage in STAGES:
-        if stage.short_attention:
-            attention.use(model)
         config = from_scratch.FromScratchConfig(
             steps=stage.until,
             schedule="wsd",
@@ -190,7 +210,6 @@ def main() -> None:
             other_rate=stage.rate * 0.75,
             seed=SEED,
             precision="bfloat16",
-            compile=not args.no_compile,
             checkpoint_seconds=args.checkpoint_seconds,
             keep=3,
         )
@@ -205,7 +224,6 @@ def main() -> None:
         )
         if done.step >= args.stop_after:
             break
-    model.set_attn_implementation("sdpa")
     export(model, args.export)
 
 

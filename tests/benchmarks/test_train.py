@@ -73,7 +73,7 @@ def test_every_combination_is_a_cell_and_the_command_repeats_them() -> None:
 
 def test_impossible_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (("--models", "S,XL"), "--models XL: expected some of S,M"),
+        (("--models", "S,XL"), "--models XL: expected some of XS,S,M"),
         (("--adapt", "all"), "expected some of qv,all-linear,full"),
         (("--prefix", "-1"), "expected numbers of tokens"),
         (("--rounds", "0"), "--rounds 0: expected 1 or more"),

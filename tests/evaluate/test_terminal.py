@@ -50,6 +50,15 @@ def test_a_run_without_training_says_so(sample):
     assert text.startswith("Verdict: Collect more examples first.") and "Nothing was trained" in text
 
 
+def test_a_best_step_that_a_score_chose_is_not_said_to_have_the_best_loss(sample):
+    report = sample("structured")
+    assert "Validation loss is best" in " ".join(printed(report).split())
+    report["training"] |= {"chosen_by": "accuracy", "best_measures": {"accuracy": 0.8125}}
+    text = " ".join(printed(report).split())
+    assert "Best by: accuracy 0.812" in text and "Validation loss is best" not in text
+    assert "The checkpoint of step 200 was kept for its validation accuracy 0.812; validation loss is" in text
+
+
 def test_markup_and_terminal_commands_in_the_data_are_shown_not_obeyed(sample):
     report = sample("structured")
     report["verdict"]["reason"] = "[bold red]loud[/] \x1b[2Jgone"

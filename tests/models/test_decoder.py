@@ -23,7 +23,8 @@ from transformers import (
 
 from weft.errors import ModelError
 from weft.models import decoder
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.export import save_model
 from weft.models.load import load
 from weft.models.nano import folder as nano

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.forest.build import plant
-from weft.forest.logprobs import learned_logprobs
-from weft.models import lora
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.forest.logprobs import LOGITS, learned_logprobs
+from weft.models import lora, quant
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
+from weft.models.flop import flop
 from weft.models.lora_config import LoraConfig
-from weft.models.plan import Learning, Shape, flop, kept_bytes
+from weft.models.plan import kept_bytes, step_bytes
 from weft.models.precision import frozen_as, numbers
+from weft.models.shape import Learning, Shape
 from weft.records import Tokens
 from weft.train.needs import counted
 
@@ -23,9 +28,10 @@ ALL = LoraConfig(r=4)
 DORA = LoraConfig(r=4, dora=True)
 
 
-def _decoder(*, tied: bool = True, qk_norm: bool = False) -> Decoder:
+def _decoder(*, tied: bool = True, qk_norm: bool = False, vocabulary: int = 512) -> Decoder:
     config = DecoderConfig(
-        architecture="LlamaForCausalLM", vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=3,
+        architecture="LlamaForCausalLM", vocab_size=vocabulary, hidden_size=64, intermediate_size=176,
+        num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-5, max_position_embeddings=512,
         tie_word_embeddings=tied, rope=(("rope_theta", 10000.0), ("rope_type", "default")), qkv_bias=False,
         output_bias=False, mlp_bias=False, qk_norm=qk_norm,
@@ -91,6 +97,46 @@ def test_what_layers_keep_is_what_autograd_saves(config: LoraConfig | None, prec
     assert said == pytest.approx(saved, rel=0.1)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("config", "also"),
+    [
+        (QV, ""), (ALL, ""), (DORA, ""), (None, ""), (ALL, "recompute"), (None, "recompute"), (ALL, "words"),
+        (ALL, "quantized"), (LoraConfig(r=4, dropout=0.1), ""), (ALL, "several"),
+    ],
+)  # fmt: skip
+def test_the_peak_of_a_step_is_what_torch_allocates(config: LoraConfig | None, also: str, precision: str) -> None:
+    rows = _rows(64, count=12)
+    model = _decoder(vocabulary=2048).train()
+    tokens = sorted({id_ for row in rows for id_ in row.ids}) if also == "words" else []
+    if also == "quantized":
+        pytest.importorskip("bitsandbytes")
+        quant.quantize(model)
+    parameters = list(model.requires_grad_(True).parameters()) if config is None else []
+    parameters = parameters or lora.wrap(model, config or ALL, 0, tokens=tokens)
+    model.recompute = also == "recompute"
+    several = also == "several"
+    learning = _learning(
+        model, config, precision, recompute=model.recompute, rows=len(tokens), quantized=also == "quantized",
+        counted=sum(parameter.numel() for parameter in parameters),
+    )  # fmt: skip
+
+    def step() -> None:
+        with numbers(model, precision):
+            loss = learned_logprobs(model, rows).sum()
+        loss.backward()
+
+    with frozen_as(model, precision):
+        step()  # what is made once per process
+        before = sum(parameter.numel() * 4 for parameter in parameters) if several else 0
+        for parameter in parameters:
+            parameter.grad = parameter.grad if several else None
+        measured = before + _allocated(step)
+    shape = Shape.of(model.config)
+    said = step_bytes(shape, learning, counted(plant(rows)), logits=LOGITS, several=several)
+    assert said == pytest.approx(measured, rel=0.1)
+
+
 def test_recomputed_layers_keep_their_inputs_alone() -> None:
     rows = _rows(64)
     model = _decoder()
@@ -139,3 +185,15 @@ def _saved(model: Decoder, rows: list[Tokens], precision: str) -> int:
         given.sum().backward()
     stream = 4 if all(p.requires_grad for p in model.parameters()) else dtype.itemsize
     return bytes_ - states * width * 3 * stream
+
+
+def _allocated(work: Callable[[], None]) -> int:
+    """Most bytes of tensors that lived at once while `work` was done, beyond those from before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from weft.forest.logprobs import learned_logprobs
 from weft.models import decoder, lora, precision
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.load import load
 from weft.records import Tokens
 from weft.testing import save_base, tiny_model

@@ -75,6 +75,20 @@ def test_what_is_learned_reaches_the_other_processes(adapted: tuple[nn.Module, l
             assert crew([(0,), (1,)]) == [step * parameter.numel() for parameter in parameters[:2]]
 
 
+def test_each_process_draws_its_own_and_the_same_again_from_the_same_state(
+    adapted: tuple[nn.Module, list[nn.Parameter]],
+) -> None:
+    def drawn() -> list[list[float]]:
+        with Crew(lambda _: torch.rand(()).item(), adapted[1], 3) as crew:
+            return [crew([(0,), (1,), (2,)]) for _ in range(2)]
+
+    torch.manual_seed(5)
+    first = drawn()
+    torch.manual_seed(5)
+    assert drawn() == first
+    assert len({number for step in first for number in step}) == 6
+
+
 def test_every_row_has_one_share_and_shares_are_even() -> None:
     rows = [Tokens((1,) * (5 + n % 7), (False,) * (5 + n % 7)) for n in range(40)]
     parts = shares(rows, 4)
@@ -84,14 +98,13 @@ def test_every_row_has_one_share_and_shares_are_even() -> None:
     assert shares(rows[:1], 4) == [[0]]
 
 
-def test_only_small_adapted_models_without_draws_share_a_step(
+def test_only_small_adapted_models_share_a_step(
     adapted: tuple[nn.Module, list[nn.Parameter]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = adapted
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert hands(model, 16) == crews.MOST
     assert hands(model, 2) == 2
-    assert hands(model, 16, draws=True) == 1
     monkeypatch.setattr(crews, "SMALL", 10)
     assert hands(model, 16) == 1
     monkeypatch.undo()

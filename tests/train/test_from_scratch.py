@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from random import Random
 
 import pytest
 import torch
-from torch import nn
 
 from weft.errors import TrainError
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.train import checkpoint, from_scratch, schedules
 from weft.train.from_scratch import Batch, FromScratchConfig, collate
 
 
-def tiny():
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
+def tiny(vocabulary: int = 32) -> Decoder:
     torch.manual_seed(5)
-    config = Qwen3Config(
-        vocab_size=32,
+    shape = DecoderConfig(
+        architecture="Qwen3ForCausalLM",
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
+        rms_norm_eps=1e-6,
         max_position_embeddings=32,
         tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
+        rope=(("rope_theta", 10000.0), ("rope_type", "default")),
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        qk_norm=True,
     )
-    return Qwen3ForCausalLM(config)
+    model = Decoder(shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(1)
+    return model
 
 
 def batches(step: int) -> list[Batch]:
@@ -46,7 +54,7 @@ def batches(step: int) -> list[Batch]:
             pair = [rng.randrange(2, 32), rng.randrange(2, 32)]
             length = rng.randrange(8, 17)
             rows.append(((pair * 8)[:length], [1.0] * length))
-        made.append(collate(rows, 16, 0))
+        made.append(collate(rows))
     return made
 
 
@@ -69,7 +77,8 @@ def test_the_loss_falls_and_the_log_says_so(tmp_path):
     assert len(losses) == len(lines) == 60
     assert losses[0] == pytest.approx(math.log(32), abs=0.3)
     assert losses[-1] < 0.6 * losses[0]
-    assert (result.step, result.tokens) == (60, 60 * 2 * 4 * 16)
+    seen = sum(len(row.ids) for step in range(60) for batch in batches(step) for row in batch.rows)
+    assert (result.step, result.tokens) == (60, seen)
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
@@ -113,7 +122,7 @@ def test_a_loss_that_is_not_finite_is_a_failure(tmp_path):
     def poisoned(step):
         made = batches(step)
         if step == 3:
-            made[0].weights[0, 3] = math.inf
+            made[0].weights[3] = math.inf
         return made
 
     with pytest.raises(TrainError, match=r"step 3: loss nan.* Lower matrix_rate"):
@@ -123,8 +132,7 @@ def test_a_loss_that_is_not_finite_is_a_failure(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     from_scratch.run(tiny(), batches, CONFIG, tmp_path, stop_after=1, **QUIET)
-    other = tiny()
-    other.resize_token_embeddings(40)
+    other = tiny(vocabulary=40)
     with pytest.raises(TrainError, match="holds another model"):
         from_scratch.run(other, batches, CONFIG, tmp_path, **QUIET)
 
@@ -147,20 +155,37 @@ def test_watch_is_asked_at_each_checkpoint_in_eval_mode(tmp_path):
     assert seen == [(1, False), (2, False)]
 
 
-def test_weighted_loss_is_that_of_the_formula():
-    torch.manual_seed(1)
-    hidden, head = torch.randn(2, 5, 8), nn.Linear(8, 11, bias=False)
-    batch = collate([([1, 2, 3, 4, 5], [9.0, 1.0, 0.0, 0.5, 1.0]), ([6, 7, 8], [9.0, 0.0, 2.0])], 5, 0)
-    logprobs = head(hidden).log_softmax(-1)
-    expected = sum(
-        -float(batch.weights[b, t]) * logprobs[b, t - 1, batch.ids[b, t]] for b in range(2) for t in range(1, 5)
-    )
-    assert torch.allclose(from_scratch.weighted_loss(hidden, head, batch, chunk=2), expected)
+def test_the_loss_and_its_gradient_are_those_of_transformers_over_padded_rows():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    model = tiny()
+    names = {field.name for field in dataclasses.fields(model.config)} - {"architecture", "rope"}
+    other = Qwen3ForCausalLM(Qwen3Config(**{name: getattr(model.config, name) for name in names}))
+    other.load_state_dict(model.state_dict())
+    rng = Random(3)
+    stem = [rng.randrange(2, 32) for _ in range(20)]  # long enough to be computed once
+    rows = [stem + [rng.randrange(2, 32) for _ in range(length)] for length in (9, 2, 5, 1)] + [[7, 8, 9]]
+    weights = [[rng.choice((0.0, 0.2, 1.0, 2.5)) for _ in row] for row in rows]
+
+    found = from_scratch.weighted_loss(model, collate(list(zip(rows, weights, strict=True))))
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    weight = torch.tensor([given + [0.0] * (width - len(given)) for given in weights])
+    logprobs = other(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    expected = -(logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1) * weight[:, 1:]).sum()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    found.backward()
+    expected.backward()
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert float((parameter.grad - theirs[name].grad).norm()) <= 1e-5 * float(theirs[name].grad.norm()), name
 
 
-def test_collate_pads_on_the_right_without_weight():
-    batch = collate([([5, 6], [1.0, 1.0])], 4, 0)
-    assert batch.ids.tolist() == [[5, 6, 0, 0]] and batch.weights.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+def test_collate_keeps_what_has_weight_and_never_the_first_token():
+    batch = collate([([5, 6, 7], [9.0, 0.5, 0.0]), ([8, 9], [1.0, 2.0])])
+    assert [row.learn for row in batch.rows] == [(False, True, False), (False, True)]
+    assert batch.weights.tolist() == [0.5, 2.0] and batch.tokens == 5
 
 
 def test_muon_has_the_matrices_and_adamw_the_rest_without_decay_of_norms():

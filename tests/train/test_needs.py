@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.train import measured
 from weft.errors import ResourceError
 from weft.models import lora, memory
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.load import Base, load
 from weft.models.lora_config import LoraConfig
 from weft.progress import Silent
@@ -28,27 +27,15 @@ from weft.train.resume import State, save
 from weft.train.sft_config import SftConfig
 from weft.train.too_big import refuse_too_big
 
-MEASURED = Path(__file__).with_name("measured.py")
-QUICK = [{"adapt": "qv"}]
-SLOW = [
-    {"model": model, "precision": precision, "prefix": prefix, "adapt": adapt, "dora": dora, "method": method}
-    for model, precision, prefix, adapt, dora, method in [
-        ("S", "fp32", 256, "all-linear", False, "sft"), ("S", "fp32", 256, "full", False, "sft"),
-        ("S", "bf16", 256, "qv", False, "sft"), ("S", "fp32", 0, "qv", False, "sft"),
-        ("S", "fp32", 256, "all-linear", True, "sft"), ("S", "fp32", 256, "all-linear", False, "dpo"),
-        ("S", "bf16", 256, "full", False, "sft"), ("M", "bf16", 256, "qv", False, "sft"),
-        ("M", "fp32", 256, "all-linear", False, "sft"), ("M", "fp32", 256, "full", False, "sft"),
-    ]
-]  # fmt: skip
 
-
-@pytest.mark.parametrize("cell", QUICK + [pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW])
-def test_the_peak_of_the_process_is_foreseen(cell: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "name", [*measured.SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in measured.CELLS)]
+)
+def test_the_peak_of_the_process_is_foreseen(name: str) -> None:
     pytest.importorskip("fcntl")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(MEASURED), json.dumps(cell)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    told = json.loads(done.stdout)
+    if "nf4" in name:
+        pytest.importorskip("bitsandbytes")
+    told = measured.measured(name)
     assert told["said"] == pytest.approx(told["measured"], rel=0.15)
 
 
@@ -147,6 +134,21 @@ def test_a_plan_is_kept_by_its_run_whatever_memory_there_is_later(base: Base, tm
     assert "512 tokens at once" in plan.in_words() and "GFLOP a step" in plan.in_words()
 
 
+def test_a_base_in_4_bits_is_said_to_take_what_its_packed_weights_take(base: Base) -> None:
+    examples = [[row] for row in _rows()]
+    whole, packed = (needs.plan(one, examples, _config()) for one in (base, replace(base, quantize="nf4")))
+    inner = sum(module.weight.numel() for name, module in base.model.named_modules() if name.endswith("_proj"))
+    freed = whole.peak_bytes - whole.needed_bytes - (packed.peak_bytes - packed.needed_bytes)
+    assert freed == pytest.approx(inner * (4 - 4.13 / 8), rel=1e-3)
+
+
+def test_rows_of_the_vocabulary_that_learn_are_foreseen(base: Base) -> None:
+    examples = [[row] for row in _rows()]
+    alone, beside = (needs.plan(base, examples, _config(), tokens) for tokens in ((), tuple(range(100))))
+    width = base.model.get_input_embeddings().weight.shape[1]
+    assert beside.needed_bytes - alone.needed_bytes > 5 * 100 * width * 4  # the rows, and a table with them
+
+
 def test_a_model_of_transformers_has_a_plan_too() -> None:
     base = tiny_base("gpt2")
     config = _config(lora={"r": 4, "targets": ["c_attn"]})
@@ -192,6 +194,11 @@ def test_ten_jobs_that_are_too_big_are_refused_before_anything_loads(
         with pytest.raises(ResourceError, match=r"needs at least [\d.,]+ GB of memory; 10.00 GB are free"):
             refuse_too_big("big", folder, _config(full=full), tmp_path)
         assert time.monotonic() - started < 2
+    packed = _big_base(tmp_path / "packed", 10, 2048)
+    with pytest.raises(ResourceError, match="needs at least"):
+        _free(monkeypatch, 2.5e9)
+        refuse_too_big("big", packed, _config(), tmp_path)
+    refuse_too_big("big", packed, _config(), tmp_path, "nf4")
     small = _big_base(tmp_path / "small", 2, 256)
     refuse_too_big("small", small, _config(), tmp_path)
     with pytest.raises(ResourceError, match="MB of disk"):

@@ -20,7 +20,6 @@ from weft.testing import tiny_base
 from weft.train import dpo, sft, vocabulary
 from weft.train.dpo_config import DpoConfig
 from weft.train.sft_config import SftConfig
-from weft.train.steps import Steps
 
 EXAMPLES = [
     Conversation((Message("user", f"say {word}"), Message("assistant", word)), line=n)
@@ -61,17 +60,6 @@ def test_the_rows_of_the_examples_tokens_learn_at_a_quarter_of_the_rate_and_no_o
     after = base.model.get_input_embeddings().weight.detach()
     others = [token for token in range(len(before)) if token not in seen]
     assert torch.equal(after[others], before[others])
-
-
-def test_groups_of_the_optimizer_have_the_rates_that_they_should(tmp_path: Path) -> None:
-    base = tiny_base()
-    config = _config(base, lora_plus_ratio=8)
-    steps = Steps(Run.create(tmp_path / "run", {}), base, config, 6, Silent(), tokens=(5, 7))
-    ratios = {id(p): group["ratio"] for group in steps._optimizer.param_groups for p in group["params"]}
-    for layer in lora.layers(base.model).values():
-        assert (ratios[id(layer.lora_A)], ratios[id(layer.lora_B)]) == (1.0, 8.0)
-    (rows,) = {id(module.rows) for module in tables_with_rows(base.model).values()}
-    assert ratios[rows] == vocabulary.RATE and len(ratios) == len(steps.parameters)
 
 
 def test_which_tokens_learn_goes_by_the_settings() -> None:

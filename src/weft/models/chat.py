@@ -3,65 +3,32 @@
     prompt(messages)            the ids that a server feeds before the model answers
     example(messages + answer)  the same ids without loss, then the answer and its end token with loss
 
-Both come from one layout of the template, so they cannot differ. Message text is encoded apart from the template's
-scaffold and never yields a control token, so no text can forge a role (a template whose roles are mere words, as
-`plain.jinja`, cannot promise that: `Chat.separable`). Idea after karpathy/nanochat `tokenizer.py` and tinker-cookbook's
-renderers.
+Both come from one frame of the template (`frame.py`), so they cannot differ. Message text is encoded apart from the
+template's scaffold and never yields a control token, so no text can forge a role (a template whose roles are mere
+words, as `plain.jinja`, cannot promise that: `Chat.separable`). Idea after karpathy/nanochat `tokenizer.py` and
+tinker-cookbook's renderers.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from weft.errors import ModelError, UsageError
 from weft.models import tool_form
-from weft.models.disguise import Disguise, pieces
+from weft.models.disguise import Disguise
 from weft.models.encode import Encoder
-from weft.models.template import Layout, Slot, Template, quoted
+from weft.models.frame import Frame, Frames, Given, Place, roles_of
+from weft.models.template import Template
 from weft.models.turns import Said, Tool
 from weft.records import Message, Tokens
 
 PLAIN = Path(__file__).with_name("plain.jinja")
 # Templates that print today's date would otherwise serve another prompt than they were trained with.
 DATE = datetime.date(2024, 7, 26)
-_PLANS = 512
-"""Plans kept. A server sees conversations of any shape, and must not remember each for ever."""
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A message's text in a plan: after `lead`, which belongs to its first word; `continued`: text stands before it."""
-
-    slot: Slot
-    lead: str
-    continued: bool
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A conversation of given roles that ends in an answer: what comes before it, and the answer's place."""
-
-    before: tuple[tuple[int, ...] | _Text, ...]
-    answer: _Text
-    ends: dict[int, int | None]
-    """Per message of the assistant: the control token that the template puts directly after it."""
-    opening: str
-    """What stands before the answer beyond the generation prompt."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What the template sees of a conversation beyond roles, without a control text: tools and what messages hold."""
-
-    tools: Sequence[Any] = ()
-    extras: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    letters: Mapping[str, str] = field(default_factory=dict)
-    """What was hidden: private letter → text."""
 
 
 class Chat:
@@ -100,13 +67,13 @@ class Chat:
             special["eos_token"] = end_token
         source, self.origin = _choose(tokenizer, template)
         self._template = Template(source, special, date)
-        self._plans: dict[tuple[tuple[str, bool], ...], _Plan] = {}
+        self._frames = Frames(self._template, self._encoder)
         self._fallback_end = self._encoder.added.get(special.get("eos_token", ""))
         self._forced_end = self._fallback_end if end_token is not None else None
-        plan = self._plan((("user", False),))
-        self.opening = plan.opening
-        self._lead, self._continued = plan.answer.lead, plan.answer.continued
-        self.end_id = self._end(plan)
+        frame = self._frames.of((("user", False),))
+        self.opening = frame.opening
+        self._lead, self._continued = frame.answer.lead, frame.answer.continued
+        self.end_id = self._end(frame)
         eos = self._encoder.added.get(str(tokenizer.eos_token or ""))
         self.end_ids = frozenset({self.end_id, *end_ids} | ({eos} if eos is not None else set()))
 
@@ -119,7 +86,7 @@ class Chat:
     def accepts_system(self) -> bool:
         """Whether the template takes a system message."""
         try:
-            self._plan((("system", False), ("user", False)))
+            self._frames.of((("system", False), ("user", False)))
         except ModelError:
             return False
         return True
@@ -127,8 +94,8 @@ class Chat:
     @property
     def separable(self) -> bool:
         """Whether each turn is marked by a control token, which no text can forge."""
-        plan = self._plan((("user", False), ("assistant", False), ("user", False)))
-        pieces = [set(part) for part in plan.before if isinstance(part, tuple)]
+        frame = self._frames.of((("user", False), ("assistant", False), ("user", False)))
+        pieces = [set(part) for part in frame.before if isinstance(part, tuple)]
         return all(piece & self._encoder.control for piece in pieces[1:])
 
     @cached_property
@@ -144,8 +111,8 @@ class Chat:
         Raises ModelError where the template refuses the messages, or knows no tools and there are some.
         """
         given = self._given(messages, tools)
-        self._refuse_read_contents(messages, given)
-        return self._fill(self._plan(_shape(messages), given), messages)
+        self._frames.require_unread(messages, given)
+        return self._fill(self._frames.of(roles_of(messages), given), messages)
 
     def scaffold(self, text: str) -> list[int]:
         """Words of the template as they stand at the beginning of a reply: what a reply can be made to begin with."""
@@ -167,12 +134,12 @@ class Chat:
         if not messages or messages[-1].role != "assistant":
             found = f"ends in a {messages[-1].role!r} message" if messages else "is empty"
             raise UsageError(f"the conversation {found}; an example must end in the assistant's answer.")
-        self._refuse_read_contents(messages)
+        self._frames.require_unread(messages)
         *context, _ = messages
-        plan = self._plan(_shape(context))
+        frame = self._frames.of(roles_of(context))
         turns = frozenset(place for place, message in enumerate(messages) if message.role == "assistant")
         wanted = turns & set(learn) if not isinstance(learn, str) else turns if learn == "all" else {len(context)}
-        self._require_learnable(plan, context, wanted)
+        self._require_learnable(frame, context, wanted)
         ids: list[int] = []
         learn_flags: list[bool] = []
 
@@ -181,16 +148,16 @@ class Chat:
             learn_flags.extend([flag] * len(new))
 
         closes = False
-        for part in plan.before:
-            if isinstance(part, _Text):
+        for part in frame.before:
+            if isinstance(part, Place):
                 closes = part.slot.message in wanted
                 add(self._words(part, messages), closes)
             else:
                 head = 1 if closes else 0
                 add(part[:head], True)
                 add(part[head:], False)
-        add(self._words(plan.answer, messages), len(context) in wanted)
-        add([self._end(plan)], len(context) in wanted)
+        add(self._words(frame.answer, messages), len(context) in wanted)
+        add([self._end(frame)], len(context) in wanted)
         return Tokens(tuple(ids), tuple(learn_flags))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -209,7 +176,7 @@ class Chat:
             parts.append(before * starts + self._encoder.token(id_) + after * ends)
         return "".join(parts)
 
-    def _given(self, messages: Sequence[Said], tools: Sequence[Tool]) -> _Given:
+    def _given(self, messages: Sequence[Said], tools: Sequence[Tool]) -> Given:
         """Tools, calls and their answers as the template may see them."""
         extras: dict[str, Any] = {}
         for place, message in enumerate(messages):
@@ -220,94 +187,18 @@ class Chat:
             if message.answers is not None:
                 extras[str(place)] = {"name": message.answers.name, "tool_call_id": message.answers.id}
         if not extras and not tools:
-            return _Given()
+            return Given()
         _ = self.tool_form  # refuses where the template knows no tools
         (shown_tools, shown), letters = self._disguise.hide([list(tools), list(extras.values())])
-        return _Given(shown_tools, dict(zip(map(int, extras), shown, strict=True)), letters)
+        return Given(shown_tools, dict(zip(map(int, extras), shown, strict=True)), letters)
 
     @cached_property
     def _disguise(self) -> Disguise:
         return Disguise([*self._encoder.added, *self._template.marks])
 
-    def _plan(self, shape: tuple[tuple[str, bool], ...], given: _Given = _Given()) -> _Plan:
-        """The plan for a prompt of these (role, empty?) messages; made once per shape, unless tools are in play."""
-        if not shape:
-            raise UsageError("there are no messages to answer; give at least one user message.")
-        if given.tools or given.extras:
-            return self._make_plan(shape, given)
-        plan = self._plans.get(shape)
-        if plan is None:
-            plan = self._plans[shape] = self._make_plan(shape, given)
-            for oldest in list(self._plans)[:-_PLANS]:
-                self._plans.pop(oldest, None)
-        return plan
-
-    def _make_plan(self, shape: tuple[tuple[str, bool], ...], given: _Given) -> _Plan:
-        roles, empty = [role for role, _ in shape], [none for _, none in shape]
-        layout = partial(self._template.layout, extras=given.extras, tools=given.tools)
-        whole = layout([*roles, "assistant"], [*empty, False])
-        served = layout(roles, empty, answering=True)
-        answer = len(whole.slots) - 1
-        if whole.slots[answer].message != len(roles):
-            raise ModelError("the chat template puts other text after the answer; it cannot be used.")
-        if [s.message for s in whole.slots[:-1]] != [s.message for s in served.slots] or (
-            whole.scaffold[:answer] != served.scaffold[:-1]
-        ):
-            raise ModelError(
-                "the chat template renders the prompt otherwise once an answer follows; "
-                "what would be trained is not what would be served."
-            )
-        prompt, opened = served.scaffold[-1], whole.scaffold[answer]
-        if not opened.startswith(prompt):
-            raise ModelError(
-                f"the chat template's generation prompt {prompt[-60:]!r} is not the beginning of its finished answer "
-                f"{opened[-60:]!r}; what would be trained is not what would be served."
-            )
-        if whole.marked and not whole.slots[answer].generated:
-            raise ModelError("the chat template has {% generation %} marks, but the answer lies outside of them.")
-        gap = opened[len(prompt) :]
-        lead = gap[len(gap.rstrip(" ")) :]
-        return self._encode(whole, answer, lead, roles, gap.removesuffix(lead), given.letters)
-
-    def _encode(
-        self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str, letters: Mapping[str, str]
-    ) -> _Plan:
-        before: list[tuple[int, ...] | _Text] = []
-        ends: dict[int, int | None] = {}
-        continued = False
-        for number, slot in enumerate(layout.slots):
-            piece = layout.scaffold[number]
-            # A space before a text belongs to the text's first word in every tokenizer's eyes. The answer's is only
-            # given away where the generation prompt does not claim it; earlier answers follow the last one.
-            is_answer = slot.message == len(roles) or roles[slot.message] == "assistant"
-            space = lead if is_answer else " " * (len(piece) - len(piece.rstrip(" ")))
-            space = space if piece.endswith(space) else ""
-            ids, continued = self._scaffold(piece.removesuffix(space), continued, letters)
-            if ids:
-                before.append(tuple(ids))
-            text = _Text(slot, space, continued)
-            continued = True
-            after, _ = self._scaffold(layout.scaffold[number + 1], True, letters)
-            ends[slot.message] = after[0] if is_answer and after and after[0] in self._encoder.control else None
-            if number == answer:
-                return _Plan(tuple(before), text, ends, opening)
-            before.append(text)
-        raise AssertionError("the answer is among the slots")
-
-    def _scaffold(self, text: str, continued: bool, letters: Mapping[str, str]) -> tuple[list[int], bool]:
-        """A template's words as ids; what was hidden in them is a person's text."""
-        ids: list[int] = []
-        for piece, foreign in pieces(text, letters):
-            if foreign:
-                new, continued = self._encoder.text(piece, continued=continued), True
-            else:
-                new, continued = self._encoder.scaffold(piece, continued=continued)
-            ids += new
-        return ids, continued
-
-    def _end(self, plan: _Plan) -> int:
+    def _end(self, frame: Frame) -> int:
         """The token after the final answer: forced, the template's, else the tokenizer's end of text."""
-        written = plan.ends[plan.answer.slot.message]
+        written = frame.ends[frame.answer.slot.message]
         end = next((id_ for id_ in (self._forced_end, written, self._fallback_end) if id_ is not None), None)
         if end is None:
             raise ModelError(
@@ -319,14 +210,14 @@ class Chat:
         names = ", ".join(list(self._encoder.added)[:12])
         return f"Name one of its control tokens as end token: {names or 'it has none, so add one first'}."
 
-    def _require_learnable(self, plan: _Plan, context: Sequence[Message], wanted: Collection[int]) -> None:
+    def _require_learnable(self, frame: Frame, context: Sequence[Message], wanted: Collection[int]) -> None:
         """Raise ModelError where an earlier answer does not stand after exactly the prompt it would be served with."""
         for turn in sorted(turn for turn in wanted if turn < len(context)):
-            alone = self._plan(_shape(context[:turn])) if turn else None
-            place = next(n for n, p in enumerate(plan.before) if isinstance(p, _Text) and p.slot.message == turn)
-            if alone is None or plan.before[:place] != alone.before or plan.before[place] != alone.answer:
+            alone = self._frames.of(roles_of(context[:turn])) if turn else None
+            place = next(n for n, p in enumerate(frame.before) if isinstance(p, Place) and p.slot.message == turn)
+            if alone is None or frame.before[:place] != alone.before or frame.before[place] != alone.answer:
                 problem = "after another prompt than it is served with"
-            elif plan.ends[turn] not in self.end_ids:
+            elif frame.ends[turn] not in self.end_ids:
                 problem = "without a token that ends it"
             else:
                 continue
@@ -335,49 +226,15 @@ class Chat:
                 "learned here. Learn the last answer only, or give each answer as an example of its own."
             )
 
-    def _fill(self, plan: _Plan, messages: Sequence[Said]) -> list[int]:
+    def _fill(self, frame: Frame, messages: Sequence[Said]) -> list[int]:
         ids: list[int] = []
-        for part in plan.before:
-            ids.extend(self._words(part, messages) if isinstance(part, _Text) else part)
+        for part in frame.before:
+            ids.extend(self._words(part, messages) if isinstance(part, Place) else part)
         return ids
 
-    def _words(self, text: _Text, messages: Sequence[Said]) -> list[int]:
-        content = text.slot.clean(messages[text.slot.message].content)
-        return self._encoder.text(text.lead + content, continued=text.continued)
-
-    def _refuse_read_contents(self, messages: Sequence[Said], given: _Given = _Given()) -> None:
-        """Refuse instructions and answers that the template itself would rewrite; a user's text is always just text."""
-        if not self._template.looked_for:
-            return
-        suspects = {
-            index: found
-            for index, message in enumerate(messages)
-            if message.role != "user" and (found := [t for t in self._template.looked_for if t in message.content])
-        }
-        for index, found in suspects.items():
-            names: list[dict[str, Any]] = [
-                {"role": m.role, "content": m.content and f"message{n}m", **given.extras.get(n, {})}
-                for n, m in enumerate(messages)
-            ]
-            opaque = self._template.render(names, tools=given.tools)
-            content = names[index]["content"] = messages[index].content
-            if self._template.render(names, tools=given.tools) not in {
-                opaque.replace(f"message{index}m", text)
-                for text in (content, content.strip(), content.strip("\n"), quoted(content))
-            }:
-                raise ModelError(
-                    f"the chat template rewrites message {index + 1} ({messages[index].role}) because its text holds "
-                    f"{sorted(found)[0]!r}. Remove that from the text, or use a template that prints it as it is."
-                )
-
-
-def _shape(messages: Sequence[Said]) -> tuple[tuple[str, bool], ...]:
-    """Roles, and which contents a template would take for missing. An empty answer still has a place, unless it calls
-    tools."""
-    return tuple(
-        (message.role, not message.content and (message.role != "assistant" or bool(getattr(message, "calls", ()))))
-        for message in messages
-    )
+    def _words(self, place: Place, messages: Sequence[Said]) -> list[int]:
+        content = place.slot.clean(messages[place.slot.message].content)
+        return self._encoder.text(place.lead + content, continued=place.continued)
 
 
 def _choose(tokenizer: Any, template: str | None) -> tuple[str, str]:

@@ -74,34 +74,47 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        kept: Tensor | None,
     ) -> Tensor:
         narrow_down, narrow_up = down.to(x.dtype), up.to(x.dtype)
-        inner = x @ narrow_down.T
+        inner = (x if kept is None else x * kept) @ narrow_down.T
         y = functional.linear(x, weight, bias)
         y.addmm_(inner, narrow_up.T, alpha=scale)
-        ctx.save_for_backward(x, weight, narrow_down, narrow_up, inner)
+        ctx.save_for_backward(x, weight, narrow_down, narrow_up, inner, kept)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, down, up, inner = ctx.saved_tensors
+        x, weight, down, up, inner, kept = ctx.saved_tensors
         grad = grads[0]
         by_inner = (grad @ up).mul_(ctx.scale)
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = grad @ weight
-            by_x.addmm_(by_inner, down)
-        by_down = (by_inner.T @ x).float()
+            if kept is None:
+                by_x.addmm_(by_inner, down)
+            else:
+                by_x.addcmul_(by_inner @ down, kept)
+        by_down = (by_inner.T @ (x if kept is None else x * kept)).float()
         by_up = (grad.T @ inner).float().mul_(ctx.scale)
-        return by_x, None, None, by_down, by_up, None
+        return by_x, None, None, by_down, by_up, None, None
 
 
-def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def adapted_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kept: Tensor | None = None
+) -> Tensor:
     """x Wᵀ + bias + scale (x Aᵀ) Bᵀ with W frozen: x (T, in), W (out, in), A = `down` (r, in), B = `up` (out, r).
 
+    `kept`: what the adapter sees x multiplied by, (T, in) of zeros and ones in x's number format; None: all of it.
     A and B are float32 and multiplied in x's number format; their gradients come in float32.
     """
-    return _AdaptedLinear.apply(x, weight, bias, down, up, scale)  # type: ignore[return-value]
+    return _AdaptedLinear.apply(x, weight, bias, down, up, scale, kept)  # type: ignore[return-value]

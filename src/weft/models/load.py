@@ -159,8 +159,9 @@ def load_tokenizer(folder: Path) -> Any:
 def _model(facts: BaseFacts, dtype: Any, compact: bool) -> Any:
     """The weights in their class. A missing weight would be invented at random: refused."""
     from weft.models import decoder
+    from weft.models.decoder_config import DecoderConfig
 
-    shape = decoder.DecoderConfig.read(facts.folder) if compact else None
+    shape = DecoderConfig.read(facts.folder) if compact else None
     if shape is not None:
         return decoder.load(facts.folder, shape, [path for path in facts.files if path.suffix == ".safetensors"], dtype)
     from transformers import AutoModelForCausalLM

@@ -82,12 +82,11 @@ class LoraLinear(nn.Module):
         return result.add_(self._update(self._dropped(x)).to(result.dtype), alpha=self.scale)
 
     def _plain(self, x: Tensor) -> bool:
-        """Whether this is a frozen nn.Linear, one number format, no dropout: then both products share a buffer."""
+        """Whether this is a frozen nn.Linear in one number format: then both products share a buffer."""
         return (
             isinstance(self.base, nn.Linear)
             and x.dtype == self.weight.dtype
             and not self.weight.requires_grad
-            and not self._drops
             and not torch.is_autocast_enabled(x.device.type)
         )
 
@@ -97,9 +96,12 @@ class LoraLinear(nn.Module):
 
     def _both(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias + scale (x Aᵀ) Bᵀ in one buffer."""
-        flat = x.flatten(0, -2)
-        args = self.weight, bias, self.lora_A, self.lora_B, self.scale
-        return kernels.adapted_linear(flat, *args).view(*x.shape[:-1], -1)
+        flat, scale, kept = x.flatten(0, -2), self.scale, None
+        if self._drops:
+            kept = torch.empty_like(flat).bernoulli_(1 - self.dropout)
+            scale /= 1 - self.dropout
+        product = kernels.adapted_linear(flat, self.weight, bias, self.lora_A, self.lora_B, scale, kept)
+        return product.view(*x.shape[:-1], -1)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self._drops else x
@@ -139,7 +141,7 @@ class DoraLinear(LoraLinear):
 
     def adapted(self, x: Tensor) -> Tensor:
         ratio = self._ratio()
-        if self._plain(x):
+        if self._plain(x) and not self._drops:
             return self._lengthened(self._both(x, None), ratio)
         result = self.base(x)
         dropped = self._dropped(x)

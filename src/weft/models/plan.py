@@ -1,171 +1,23 @@
-"""What a training step needs, from shapes alone: memory and FLOP before any weight is read.
+"""How much memory a training step takes, from shapes alone, before any weight is read.
 
-Counted is what `decoder.py`, `kernels.py` and `forest/` keep and multiply, tensor by tensor; models that transformers
-runs are estimated from above. Where a batch's tokens come from, and what to do where memory is short, is the affair of
+Counted is what `decoder.py`, `kernels.py` and `forest/` keep, tensor by tensor; models that transformers runs are
+estimated from above. Where a batch's tokens come from, and what to do where memory is short, is the affair of
 `train/needs.py`. Measured against the real peak in tests/train/test_needs.py. No library is needed.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from weft.models.lora_config import ALL_LINEAR, LoraConfig
+from weft.models.shape import ATTENTION, FLOAT, MLP, Learning, Pass, Shape
 
-PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-HEAP = 1.4
-"""Memory that the process holds over what tensors need at once: the C library's heap has holes. Measured."""
-PRODUCTS = 85 << 20
-"""What prepared matrix products take, and holes of the heap around them (`product_cache.py`). Measured."""
-FLOAT = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a decoder that its arithmetic goes by."""
-
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    kept_heads: int
-    """Heads of keys and values."""
-    head_dim: int
-    tied: bool
-    qk_norm: bool = False
-    compact: bool = True
-    """Whether `decoder.py` runs it; otherwise transformers does, over padded rows."""
-
-    @classmethod
-    def of(cls, config: Any, compact: bool = True) -> Shape:
-        """From a configuration of transformers or of `decoder.py`, or from what a `config.json` holds.
-
-        Raises KeyError for a configuration that names no sizes.
-        """
-
-        def find(*names: str) -> Any:
-            for name in names:
-                value = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-                if value is not None:
-                    return value
-            return None
-
-        if (text := find("text_config")) is not None:
-            return cls.of(text, compact)
-        sizes = {
-            name: find(*names)
-            for name, names in {
-                "vocabulary": ("vocab_size",),
-                "width": ("hidden_size", "n_embd", "d_model"),
-                "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-                "heads": ("num_attention_heads", "n_head", "num_heads"),
-            }.items()
-        }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise KeyError(name)
-        width, heads = sizes["width"], sizes["heads"]
-        return cls(
-            **sizes,
-            inner=find("intermediate_size", "n_inner", "ffn_dim") or 4 * width,
-            kept_heads=find("num_key_value_heads") or heads,
-            head_dim=find("head_dim") or width // heads,
-            tied=bool(find("tie_word_embeddings")),
-            qk_norm=bool(find("qk_norm")) or find("model_type") == "qwen3",
-            compact=compact,
-        )
-
-    @property
-    def queries(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def keys(self) -> int:
-        return self.kept_heads * self.head_dim
-
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of the linear maps of one layer, by their names in it."""
-        width, inner, queries, keys = self.width, self.inner, self.queries, self.keys
-        sizes = ((width, queries), (width, keys), (width, keys), (queries, width))
-        sizes += ((width, inner), (width, inner), (inner, width))
-        return dict(zip((*PARTS, *MLP), sizes, strict=True))
-
-    @property
-    def matrices(self) -> int:
-        """Numbers in the linear maps of one layer."""
-        return sum(inputs * outputs for inputs, outputs in self.linears.values())
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the model, biases left out; tied tables count once."""
-        tables = (1 if self.tied else 2) * self.vocabulary * self.width
-        norms = (2 * self.layers + 1) * self.width
-        return self.layers * self.matrices + tables + norms
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What learns, and in which numbers."""
-
-    full: bool
-    bfloat16: bool
-    rank: int = 0
-    dora: bool = False
-    adapted: tuple[frozenset[str], ...] = ()
-    """Per layer the names of the linear maps with an adapter."""
-    exact: bool = False
-    """Whether the weights fit bfloat16, so that no second copy of them is kept."""
-    recompute: bool = False
-    counted: int = 0
-    """Numbers that learn, where they were counted in the model itself."""
-
-    @classmethod
-    def of(cls, shape: Shape, lora: LoraConfig, *, full: bool, precision: str, **also: Any) -> Learning:
-        """`precision`: `float32` or `bfloat16`; `also`: `exact`, `recompute`, `counted`."""
-        adapted = tuple(
-            frozenset(name for name in shape.linears if _targeted(lora, f"model.layers.{index}.{name}"))
-            for index in range(shape.layers)
-        )
-        return cls(full, precision == "bfloat16", lora.r, lora.dora, () if full else adapted, **also)
-
-    def trained(self, shape: Shape) -> int:
-        """Numbers that learn."""
-        if self.counted or self.full:
-            return self.counted or shape.parameters
-        sizes = shape.linears
-        lengths = 1 if self.dora else 0
-        return sum(self.rank * sum(sizes[name]) + lengths * sizes[name][1] for names in self.adapted for name in names)
-
-    @property
-    def lowest(self) -> int:
-        """The lowest layer that gets a gradient."""
-        return 0 if self.full else next((i for i, names in enumerate(self.adapted) if names), len(self.adapted))
-
-    @property
-    def width(self) -> int:
-        """Bytes of a number of the states."""
-        return 2 if self.bfloat16 else FLOAT
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one forward pass runs over."""
-
-    tokens: int
-    """Distinct tokens: shared beginnings count once."""
-    states: int
-    """Of them those that predict something."""
-    cells: int
-    """Scores of one head in an inner layer, and `kept_cells` in the last."""
-    kept_cells: int
-    widest: int
-    """Scores of one head that exist at once."""
+PACKED = 0.516
+"""Bytes of a weight in 4 bits, with its share of the scales (`quant.py`)."""
+PRODUCTS = 86 << 20
+"""What a process holds beside its tensors: prepared matrix products (`product_cache.py`), and holes of the C library's
+heap. Measured (docs/training.md): about the same for models of 7 and of 135 million parameters."""
 
 
 @dataclass(frozen=True)
@@ -196,94 +48,143 @@ def memory(shape: Shape, learning: Learning, each: Pass, *, logits: int, several
     stand beside states. `hands` processes share the weights and what learns; each has a pass of its own.
     """
     trained = learning.trained(shape)
-    weights = shape.parameters * FLOAT
     copies = 4 if learning.full else 5
     learned = copies * trained * FLOAT
-    if learning.bfloat16 and not learning.full and shape.compact:
-        narrow = 2 * (shape.layers * shape.matrices + shape.vocabulary * shape.width * (1 if shape.tied else 2))
-        if learning.exact:
-            weights -= narrow
-        else:
-            learned += narrow
+    if learning.bfloat16 and not learning.full and shape.compact and not learning.exact:
+        learned += 2 * (shape.vocabulary * shape.width * (1 if shape.tied else 2))
+        learned += 0 if learning.quantized else 2 * shape.layers * shape.matrices
     gradients = trained * FLOAT
     if not shape.compact:
         step = _general(shape, each) + gradients
     else:
-        step = _peak(shape, learning, each, logits, several, gradients)
-    step = hands * (int(HEAP * step) + PRODUCTS) + (hands - 1) * gradients
-    return Memory(weights, learned, step, copies * trained * FLOAT if learning.full else 4 * trained * FLOAT)
+        step = step_bytes(shape, learning, each, logits=logits, several=several)
+    step = hands * (step + PRODUCTS) + (hands - 1) * gradients
+    return Memory(weight_bytes(shape, shape.parameters, learning), learned, step, 4 * trained * FLOAT)
 
 
-def _peak(shape: Shape, learning: Learning, each: Pass, logits: int, several: bool, gradients: int) -> int:
-    b, width, tokens = learning.width, shape.width, each.tokens
-    full_narrow = learning.full and learning.bfloat16
-    wide = FLOAT if full_narrow else b  # of the residual stream
-    whole = [_kept(shape, learning, index, each) for index in range(shape.layers)]
+def weight_bytes(shape: Shape, parameters: int, learning: Learning) -> int:
+    """Bytes of a loaded base of so many `parameters`."""
+    packed = shape.layers * shape.matrices if learning.quantized else 0
+    return (parameters - packed) * FLOAT + int(packed * PACKED)
+
+
+def step_bytes(shape: Shape, learning: Learning, each: Pass, *, logits: int, several: bool) -> int:
+    """Bytes of the tensors that a step of a compact decoder holds at its peak, beside weights and what learns.
+
+    Compared with what torch allocates in tests/models/test_plan.py.
+    """
+    layers = [_Layer.of(shape, learning, index, each) for index in range(shape.layers)]
     kept = kept_bytes(shape, learning, each)
-    inner = whole[-2] if shape.layers > 1 else 0
+    gradients = learning.trained(shape) * FLOAT
+    around = each.states * shape.width * (3 * learning.stream + FLOAT)  # last norm: in and out; expected rows
+    head = kept + around + _head(shape, learning, each, logits)
+    deep = layers[-2] if shape.layers > 1 else layers[-1]  # on the way back the first one with all tokens
     if learning.recompute:
-        inner = 0
-    around = each.states * width * (3 * wide + FLOAT)  # last norm: in and out; expected rows of the head
-    chunk = max(1, min(each.states, logits // shape.vocabulary))
-    more = each.states > chunk
-    per_logit = (10 if more else 6) if learning.bfloat16 else (8 if more else 4)
-    logits_room = chunk * shape.vocabulary * per_logit
-    table = shape.vocabulary * width
-    if learning.full:
-        logits_room += table * (FLOAT + (2 if full_narrow else 0))  # the head's gradient, and its narrow copy
-    mlp = tokens * (3 * shape.inner * b + 3 * width * wide)
-    scores = each.widest * shape.heads * (2 * FLOAT + (4 if learning.bfloat16 else 0))
-    attention = scores + tokens * (2 * shape.queries + 2 * shape.keys) * b + 2 * tokens * width * wide
-    backward = kept - (0 if learning.recompute else whole[-1]) + max(mlp, attention)
-    if learning.recompute:
-        backward += max(whole)
-    peak = max(kept + around + logits_room, backward + around)
-    if several:
-        return peak + gradients
-    return max(peak, gradients + max(inner, mlp) if learning.full else 0)
+        back = kept + deep.on_the_way_back - each.tokens * shape.width * learning.stream
+    else:
+        back = kept - (layers[-1].kept if shape.layers > 1 else 0) - deep.kept + deep.on_the_way_back
+    if not learning.full or several:
+        return max(head, back) + (gradients if several else 0)
+    # Gradients grow while states go: in the end all of them stand beside the lowest layer, or the embeddings' own.
+    table = shape.vocabulary * shape.width * FLOAT
+    first = table + shape.matrices * FLOAT
+    return max(head, back + first, gradients + max(layers[0].on_the_way_back, table if shape.tied else 0))
 
 
 def kept_bytes(shape: Shape, learning: Learning, each: Pass) -> int:
     """Bytes that the layers of a compact decoder keep for the backward pass."""
     if learning.recompute:
-        wide = FLOAT if learning.full else learning.width
-        return (shape.layers - learning.lowest) * each.tokens * shape.width * wide
-    narrow = 2 * shape.layers * shape.matrices if learning.full and learning.bfloat16 else 0  # autocast's copies
-    return narrow + sum(_kept(shape, learning, index, each) for index in range(shape.layers))
+        return (shape.layers - learning.lowest) * each.tokens * shape.width * learning.stream
+    narrow = 2 * shape.layers * shape.matrices if learning.cast else 0  # autocast's copies
+    return narrow + sum(_Layer.of(shape, learning, index, each).kept for index in range(shape.layers))
 
 
-def _kept(shape: Shape, learning: Learning, index: int, each: Pass) -> int:
-    """Bytes that a layer keeps for its backward pass."""
-    if index < learning.lowest:
-        return 0
-    tokens = each.tokens
-    asking = each.states if index == shape.layers - 1 else tokens
-    here = frozenset(shape.linears) if learning.full else learning.adapted[index]
-    b = learning.width
-    cast = learning.full and learning.bfloat16
-    wide = FLOAT if cast else b
-    width, inner, queries, keys = shape.width, shape.inner, shape.queries, shape.keys
-    q, k, v, _, gate, up, down = (name in here for name in shape.linears)
+@dataclass(frozen=True)
+class _Layer:
+    """Bytes of one layer: what its two halves keep, and what their way back needs beside that."""
+
+    attention: int
+    mlp: int
+    attention_back: int
+    mlp_back: int
+
+    @property
+    def kept(self) -> int:
+        return self.attention + self.mlp
+
+    @property
+    def on_the_way_back(self) -> int:
+        """The most at once, what is kept included."""
+        return self.attention + max(self.mlp + self.mlp_back, self.attention_back)
+
+    @classmethod
+    def of(cls, shape: Shape, learning: Learning, index: int, each: Pass) -> _Layer:
+        if index < learning.lowest:
+            return cls(0, 0, 0, 0)
+        tokens = each.tokens
+        asking = each.states if index == shape.layers - 1 else tokens
+        b, wide, width, inner = learning.width, learning.stream, shape.width, shape.inner
+        rows = {name: tokens if name in ATTENTION[1:3] else asking for name in shape.linears}
+        attention = 2 * asking * shape.queries * b + 2 * tokens * shape.keys * b  # q, o, k, v
+        attention += asking * shape.heads * FLOAT  # sums
+        if learning.reaches_inputs or index > learning.lowest:
+            attention += tokens * (width * wide + FLOAT)  # the layer's input, kept by its norm
+        if shape.qk_norm:
+            attention += asking * shape.queries * b + tokens * shape.keys * b
+        attention += _of_products(shape, learning, index, ATTENTION, rows)
+        mlp = asking * (width * wide + FLOAT)  # after attention, kept by the second norm
+        mlp += 3 * asking * inner * b  # gate before and after silu, up
+        mlp += _of_products(shape, learning, index, MLP, rows)
+
+        mlp_back = asking * (3 * inner * b + width * wide)  # gradients of silu times up, of silu, of up; the stream's
+        if learning.learns(index, MLP[2]) and not learning.apart:
+            mlp_back -= asking * inner * b  # the input of the last product is gone by then
+        if learning.dora:  # a gradient times the ratio, and times the product; float32 whatever the states
+            mlp_back += asking * inner * (2 * FLOAT if learning.bfloat16 else FLOAT)
+        scores = each.widest * shape.heads * (2 * FLOAT + (4 if learning.bfloat16 else 0))
+        attention_back = scores + tokens * (2 * shape.queries + 2 * shape.keys) * b + 2 * tokens * width * wide
+        if learning.quantized:
+            unpacked = max(map(math.prod, shape.linears.values())) * (FLOAT + (2 if learning.bfloat16 else 0))
+            mlp_back, attention_back = mlp_back + unpacked, attention_back + unpacked
+        return cls(attention, mlp, attention_back, mlp_back)
+
+
+def _of_products(shape: Shape, learning: Learning, index: int, names: tuple[str, ...], rows: Mapping[str, int]) -> int:
+    """Bytes that these linear maps of a layer keep: their inputs, and what is between A and B of an adapter."""
+    b, sizes = learning.width, shape.linears
+    here = [name for name in names if learning.learns(index, name)]
+    # The input of the map behind attention is attention's own output, which is counted there.
+    inputs = [name for name in here if name != ATTENTION[3]]
+    if learning.cast:  # one narrow copy per product
+        return sum(rows[name] * sizes[name][0] * b for name in inputs)
     total = 0
-    if learning.full or index > learning.lowest:
-        total += tokens * (width * wide + FLOAT)  # the layer's input, kept by its norm
-    if cast:
-        total += (2 * tokens + asking) * width * b + 2 * asking * width * b  # one narrow copy per product
-    else:
-        total += tokens * width * b if k or v or (q and asking == tokens) else 0
-        total += asking * width * b if q and asking != tokens else 0
-        total += asking * width * b if gate or up else 0
-    total += 2 * asking * queries * b + 2 * tokens * keys * b + asking * shape.heads * FLOAT  # q, k, v, o, sums
-    if shape.qk_norm:
-        total += asking * queries * b + tokens * keys * b
-    total += asking * (width * wide + FLOAT)  # after attention, kept by the second norm
-    total += asking * 3 * inner * b + (asking * inner * b if down else 0)
     if not learning.full:
-        for name, (_, outputs) in shape.linears.items():
-            if name in here:
-                rows = tokens if name in PARTS[1:3] else asking
-                total += rows * (learning.rank + (outputs if learning.dora else 0)) * b
-    return total
+        for name in here:
+            outputs = sizes[name][1] * (b + (FLOAT if learning.apart else 0)) if learning.dora else 0
+            total += rows[name] * (learning.rank * (FLOAT if learning.apart else b) + outputs)
+    if learning.apart and (learning.bfloat16 or learning.dropout):  # float32 and apart for each; what was dropped
+        one = FLOAT + (b if learning.dropout else 0)
+        return total + sum(rows[name] * sizes[name][0] * one for name in here)
+    # Maps of the same rows share their input; what of it they see is drawn for each.
+    shared = {(rows[name], name == MLP[2]): sizes[name][0] for name in inputs}
+    if learning.dropout:
+        total += sum(rows[name] * sizes[name][0] * b for name in here)
+    return total + sum(count * size * b for (count, _), size in shared.items())
+
+
+def _head(shape: Shape, learning: Learning, each: Pass, logits: int) -> int:
+    """Bytes at the output head: a chunk of logits, and what its own weights need where they learn."""
+    chunk = max(1, min(each.states, logits // shape.vocabulary))
+    more = each.states > chunk
+    per_logit = (10 if more else 6) if learning.bfloat16 else (8 if more else 4)
+    table = shape.vocabulary * shape.width
+    own = 0
+    if learning.full:
+        own = table * (FLOAT + (2 if learning.cast else 0))  # the gradient, and a narrow copy
+    elif learning.rows:
+        own = 2 * table * learning.width  # a table with the rows in it, and its gradient
+        per_logit += 2 if learning.bfloat16 else 0  # turned round for that gradient's product
+    return chunk * shape.vocabulary * per_logit + own
 
 
 def _general(shape: Shape, each: Pass) -> int:
@@ -291,46 +192,3 @@ def _general(shape: Shape, each: Pass) -> int:
     per_token = 20 * shape.width + 6 * shape.inner
     states = shape.layers * (each.tokens * per_token + 2 * shape.heads * each.cells) * FLOAT
     return states + 4 * each.states * shape.vocabulary * FLOAT
-
-
-def flop(shape: Shape, learning: Learning, each: Pass) -> int:
-    """Floating-point operations of one forward and backward pass, two for each product of a matrix product."""
-    linear, scores = 0, 0
-    for index in range(shape.layers):
-        last = index == shape.layers - 1
-        asking = each.states if last else each.tokens
-        cells = each.kept_cells if last else each.cells
-        here = frozenset(shape.linears) if learning.full else learning.adapted[index]
-        forward = 0
-        for name, (inputs, outputs) in shape.linears.items():
-            rows = each.tokens if name in PARTS[1:3] else asking
-            product = 2 * rows * inputs * outputs
-            lowest_inputs = index == learning.lowest and name in PARTS[:3] and not learning.full
-            back = index >= learning.lowest and not lowest_inputs
-            forward += product
-            linear += product * (1 + back + (1 if learning.full else 0))
-            if name in here and not learning.full:
-                rank = 2 * rows * learning.rank
-                linear += rank * (2 * (inputs + outputs) + outputs + (inputs if back else 0))
-                forward += rank * (inputs + outputs)
-        scores += 4 * cells * shape.queries + (10 * cells * shape.queries if index >= learning.lowest else 0)
-        if learning.recompute and index >= learning.lowest:
-            linear += forward
-            scores += 4 * cells * shape.queries
-        if learning.dora:
-            linear += sum(2 * learning.rank * math.prod(shape.linears[name]) for name in here)
-    head = 2 * each.states * shape.vocabulary * shape.width
-    return linear + scores + head * (4 if learning.full else 2)
-
-
-def adapter_bytes(trained: int, layers: int) -> int:
-    """Size of an adapter's file: float32 numbers and a header that names each tensor."""
-    return trained * FLOAT + 130 * layers
-
-
-def _targeted(lora: LoraConfig, name: str) -> bool:
-    if lora.targets == ALL_LINEAR:
-        return True
-    return any(
-        name == target or name.endswith(f".{target}") or fnmatch.fnmatchcase(name, target) for target in lora.targets
-    )

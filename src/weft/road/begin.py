@@ -78,7 +78,7 @@ def load_base(told: Told[Any]) -> Base:
     Raises ResourceError, before any weights load, where training it is known not to fit.
     """
     config = told.settings.config
-    refuse_too_big(config.base, locate(config.base), config, Path(told.out or RUNS))
+    refuse_too_big(config.base, locate(config.base), config, Path(told.out or RUNS), config.quantize)
     base = load(config.base, quantize=config.quantize)
     if config.full:
         refuse_full(base.model)

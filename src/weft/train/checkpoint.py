@@ -5,7 +5,7 @@
       manifest.json           {"format": 1, "state": {...}, "files": {name: {"bytes", "sha256"}}, "sha256"}
 
 No pickle anywhere. `state` is the caller's JSON (step, fingerprints, schedule position); the caller compares
-fingerprints.
+fingerprints. Which one is gone on from where one of them is damaged: `checkpoint_choice.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,12 @@ from weft.errors import DamageError
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 NO_SIGNATURE = "-" * 64
-_NAME = re.compile(r"step-(\d+)$")
+_WAY_OUT = "Go on from an earlier checkpoint."
+_NAME = re.compile(r"step-(\d+)")
+
+
+class OtherFormat(DamageError):
+    """Whole, and written by another version of weft: never passed over as if a disk had damaged it."""
 
 
 def folder_name(step: int) -> str:
@@ -94,46 +99,46 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         text = (folder / MANIFEST).read_text("utf-8")
         manifest = json.loads(text)
+        if _digest(text, manifest["sha256"]) != manifest["sha256"]:
+            raise ValueError("its own SHA-256 is another")
         if manifest["format"] != 1:
-            raise DamageError(
+            raise OtherFormat(
                 f"{folder}: checkpoint format {manifest['format']!r}, expected 1. "
                 "Another version of weft wrote it; use that one."
             )
-        if _digest(text, manifest["sha256"]) != manifest["sha256"]:
-            raise ValueError("its own SHA-256 is another")
         state, files = manifest["state"], manifest["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamageError(
-            f"{folder}: no readable {MANIFEST} ({error}). Delete this folder; an earlier checkpoint will be used."
-        ) from error
+        raise DamageError(f"{folder}: no readable {MANIFEST} ({error}). {_WAY_OUT}") from error
     for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
-            raise DamageError(
-                f"{path}: missing, expected {size} bytes. Delete {folder}; an earlier checkpoint will be used."
-            )
+            raise DamageError(f"{path}: missing, expected {size} bytes. {_WAY_OUT}")
         if path.stat().st_size != size or _sha256(path) != digest:
             raise DamageError(
                 f"{path}: {path.stat().st_size} bytes whose SHA-256 is not the one of the manifest ({size} bytes, "
-                f"{digest[:12]}…). The disk or a copy damaged it. Delete {folder}; an earlier checkpoint will be used."
+                f"{digest[:12]}…). The disk or a copy damaged it. {_WAY_OUT}"
             )
     try:
         return load_file(folder / TENSORS), state
     except (SafetensorError, OSError) as error:
-        raise DamageError(
-            f"{folder / TENSORS}: {error}. Delete {folder}; an earlier checkpoint will be used."
-        ) from error
+        raise DamageError(f"{folder / TENSORS}: {error}. {_WAY_OUT}") from error
+
+
+def named(root: Path) -> list[Path]:
+    """Folders below `root` that are called like checkpoints, oldest first, whatever is in them."""
+    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name)] if root.is_dir() else []
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def all_in(root: Path) -> list[Path]:
     """Complete checkpoints below `root`, oldest first; half-written ones have other names and no manifest."""
-    if not root.is_dir():
-        return []
-    found = [
-        p for p in root.iterdir() if _NAME.search(p.name) and not p.name.startswith(".") and (p / MANIFEST).is_file()
-    ]
-    return sorted(found, key=lambda p: int(_NAME.search(p.name)[1]))  # type: ignore[index]
+    return [path for path in named(root) if (path / MANIFEST).is_file()]
 
 
 def latest(root: Path) -> Path | None:
@@ -147,15 +152,20 @@ def rotate(root: Path, keep: int, best: str | None = None) -> list[Path]:
 
     Call it after `save` returned: until then the older ones are all there is.
     """
-    doomed = [p for p in all_in(root)[: -max(1, keep)] if p.name != best]
+    doomed = [path for path in named(root)[: -max(1, keep)] if path.name != best]
     for path in doomed:
         gone = root / f".{path.name}.{uuid.uuid4().hex[:8]}.old"  # renamed first: a kill here leaves no half checkpoint
         os.rename(path, gone)
         shutil.rmtree(gone)
+    sweep(root)
+    return doomed
+
+
+def sweep(root: Path) -> None:
+    """Remove what a kill left half written or half deleted."""
     for left in root.glob(".step-*"):
         if left.name.endswith((".part", ".old")):
             shutil.rmtree(left, ignore_errors=True)
-    return doomed
 
 
 # ---- states ----------------------------------------------------------------------------------------------------------
@@ -205,13 +215,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             index, entry = name[len(prefix) + 1 :].split(".", 1)
             state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def fingerprint(parts: Iterable[bytes | str]) -> str:
-    """SHA-256 over parts and their lengths, for settings and data that a resumed run must find unchanged."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.hexdigest()

@@ -2,9 +2,10 @@
 
 The products of a small model are too short for threads to share: two threads bring 0.7 to 1.5 times the speed of one,
 two processes nearly twice (docs/log.md). The others are forks of this process: frozen weights are shared as they are,
-what learns lies in shared memory, and only gradients and losses travel. Larger models, other devices, full
-fine-tuning, random draws in the forward pass and systems without fork keep one process and its threads. The same number
-of threads gives the same bytes, another one other roundings.
+what learns lies in shared memory, and only gradients and losses travel. What the others draw at random begins with a
+number that this process draws, whose generator checkpoints keep. Larger models, other devices, full fine-tuning and
+systems without fork keep one process and its threads. The same number of threads gives the same bytes, another one
+other roundings and draws.
 """
 
 from __future__ import annotations
@@ -32,16 +33,13 @@ MOST = 4
 Told = TypeVar("Told")
 
 
-def hands(model: nn.Module, batch_size: int, draws: bool = False) -> int:
-    """How many processes share a step. Depends on the model and the number of threads, never on time.
-
-    `draws`: whether the forward pass draws random numbers, which only one process can repeat.
-    """
+def hands(model: nn.Module, batch_size: int) -> int:
+    """How many processes share a step. Depends on the model and the number of threads, never on time."""
     parameters = list(model.parameters())
     fits = sum(parameter.numel() for parameter in parameters) <= SMALL and parameters[0].device.type == "cpu"
     adapter = any(not parameter.requires_grad for parameter in parameters)
     # bitsandbytes has threads of its own, which a fork would wait for.
-    if not (fits and adapter) or is_quantized(model) or draws or sys.platform != "linux":
+    if not (fits and adapter) or is_quantized(model) or sys.platform != "linux":
         return 1
     return max(1, min(torch.get_num_threads(), MOST, batch_size))
 
@@ -90,7 +88,7 @@ class Crew(Generic[Told]):
             raise TrainError(f"{len(parts)} parts for {self.count} hands")
         busy = self._others[: len(parts) - 1]
         for other, part in zip(busy, parts[1:], strict=True):
-            other.pipe.send(part)
+            other.pipe.send((int(torch.randint(2**62, ())), part))
         with one_thread() if self.count > 1 else contextlib.nullcontext():
             told = [self._work(*parts[0])]
         for other in busy:
@@ -155,10 +153,11 @@ def _serve(
     torch.set_num_threads(1)
     while True:
         try:
-            part = there.recv()
+            seed, part = there.recv()
         except (EOFError, OSError):
             return
         try:
+            torch.manual_seed(seed)
             for parameter in parameters:
                 parameter.grad = None
             told = True, work(*part)

@@ -87,7 +87,7 @@ def train(
     held_out, _ = render(base, validation, int(config.max_tokens))
     plan = keep(run, _planned(base, pairs, held_out, config), progress)
     steps = Steps(run, base, config, len(pairs), progress, stop, tokens=_tokens(base, pairs, config))
-    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
+    fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
 
     with steps.listening(), frozen(base.model, config.precision):
         # The base has not moved yet, also on a resume: what was learned comes back with the first batch.
@@ -98,7 +98,7 @@ def train(
         def learn(part: Sequence[int], size: int) -> tuple[float, Tensor]:
             return fit(lambda most: add_gradient(base, [pairs[i] for i in part], size, most, config))
 
-        count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
+        count = hands(base.model, config.batch_size)
         with together(learn, steps.parameters, count, base.model) as crew:
             for batch in steps.batches([pair.tokens for pair in pairs]):
                 parts = shares([pairs[i].rows[0] for i in batch], crew.count)

@@ -1,7 +1,8 @@
 """Forward passes of a size that memory holds: when it runs out all the same, half of it, said, and begun anew.
 
 A step that was begun anew ends in the gradients of an undisturbed one with the smaller size: what it had added is
-dropped, and the random generator is put back.
+dropped, and the random generator is put back. The smaller size goes into the run's plan: a run that goes on begins with
+it, and does not run out of memory again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import nn
 
 from weft.errors import ResourceError
 from weft.models.decoder import Decoder
-from weft.train.needs import Plan
+from weft.runs import Run
+from weft.train.needs import Plan, shrink
 
 T = TypeVar("T")
 SIGNS = (
@@ -29,11 +31,19 @@ class Fit:
     """Call it with work that takes the most tokens of a forward pass; returns what the work returns."""
 
     def __init__(
-        self, model: nn.Module, plan: Plan, parameters: Sequence[nn.Parameter], wish: str, say: Callable[[str], None]
+        self,
+        run: Run,
+        model: nn.Module,
+        plan: Plan,
+        parameters: Sequence[nn.Parameter],
+        wish: str,
+        say: Callable[[str], None],
     ) -> None:
-        """`parameters`: whose gradients the work adds to, from none; `wish`: the setting `recompute`."""
+        """`plan` must be that of `run`. `parameters`: whose gradients the work adds to, from none; `wish`: the setting
+        `recompute`.
+        """
         self.micro_tokens, self._longest = plan.micro_tokens, plan.longest
-        self._model, self._parameters, self._say = model, parameters, say
+        self._run, self._model, self._parameters, self._say = run, model, parameters, say
         self._again, self._may = plan.recompute, wish != "never"
         recompute(model, plan.recompute)
 
@@ -69,6 +79,7 @@ class Fit:
                 f"Close other programs or raise the container's limit; or begin anew with --max-tokens below "
                 f"{self._longest:,}, a smaller --lora-r, or a smaller base."
             )
+        shrink(self._run, self.micro_tokens, self._again)
 
 
 def out_of_memory(error: BaseException) -> bool:

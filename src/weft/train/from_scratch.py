@@ -1,11 +1,11 @@
 """A causal language model from nothing: a loop over batches that are a function of the step alone. Makes weft-nano.
 
-The caller gives `batches(step) -> [Batch, …]`: right-padded ids with a loss weight per token. Since the step alone
-decides the rows, resuming needs neither a replay nor a saved generator, and an interrupted run ends in the same bytes
-as an undisturbed one. Hidden matrices learn by Muon (Jordan et al. 2024; torch.optim.Muon with the AdamW-matched rate
-of Liu et al. 2025, arXiv:2502.16982), embeddings and norms by AdamW. Left out on purpose: several devices, attention
-masks (right padding under causal attention is exact), evaluation (the caller's `watch` does it). A base that is there
-already goes on learning from documents in `pretrain.py`.
+The caller gives `batches(step) -> [Batch, …]`: rows with a loss weight per token, which run over their forest as in
+every other method. Since the step alone decides the rows, resuming needs neither a replay nor a saved generator, and an
+interrupted run ends in the same bytes as an undisturbed one. Hidden matrices learn by Muon (Jordan et al. 2024;
+torch.optim.Muon with the AdamW-matched rate of Liu et al. 2025, arXiv:2502.16982), embeddings and norms by AdamW.
+Left out on purpose: several devices, first values (the model comes with them), evaluation (the caller's `watch` does
+it). A base that is there already goes on learning from documents in `pretrain.py`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.errors import DamageError, TrainError
+from weft.errors import TrainError
+from weft.forest.logprobs import learned_logprobs
+from weft.models.precision import numbers
+from weft.records import Tokens
 from weft.settings import Config
 from weft.train import checkpoint, schedules
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from weft.train.checkpoint_choice import choose, set_aside
+from weft.train.losses import nll
 
 
 class FromScratchConfig(Config):
@@ -55,8 +57,6 @@ class FromScratchConfig(Config):
     """Seed of torch's generator at the start; the rows have their own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of matrix products; weights and sums stay float32."""
-    compile: bool = False
-    """Compile the model once per batch shape (about a minute each; needs a C++ compiler)."""
     checkpoint_seconds: float = Field(default=300.0, ge=0)
     """Wall time between checkpoints; 0 writes one after every step."""
     keep: int = Field(default=2, ge=1)
@@ -67,12 +67,17 @@ class FromScratchConfig(Config):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one length."""
+    """Rows of one forward pass, of any lengths."""
 
-    ids: Tensor
-    """(B, T) int64, padded on the right."""
+    rows: tuple[Tokens, ...]
+    """Learned where the weight is above 0."""
     weights: Tensor
-    """(B, T) float32; `weights[b, t]` is the weight of predicting `ids[b, t]` from those before it; 0 on padding."""
+    """(N,) float32: the weight of each learned token, row after row."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, a shared beginning counted in each."""
+        return sum(len(row.ids) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -85,31 +90,23 @@ class Result:
     loss: float
 
 
-def collate(rows: Sequence[tuple[Sequence[int], Sequence[float]]], length: int, pad: int) -> Batch:
-    """Rows of at most `length` ids and weights as one batch of exactly `length` columns."""
-    ids = torch.full((len(rows), length), pad, dtype=torch.int64)
-    weights = torch.zeros((len(rows), length))
-    for i, (row_ids, row_weights) in enumerate(rows):
-        ids[i, : len(row_ids)] = torch.tensor(row_ids, dtype=torch.int64)
-        weights[i, : len(row_weights)] = torch.tensor(row_weights)
-    weights[:, 0] = 0.0  # nothing stands before the first token
-    return Batch(ids, weights)
+def collate(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> Batch:
+    """Rows of ids and weights: `weights[i]` is the weight of predicting `ids[i]` from those before it.
 
-
-def weighted_loss(hidden: Tensor, head: nn.Module, batch: Batch, chunk: int = 1024) -> Tensor:
-    """Sum of weight times cross-entropy; logits (N, V) only for the N tokens that have weight, `chunk` at a time.
-
-    hidden: (B, T, D), the model's last states.
+    A row's first weight does not count: nothing stands before the first token.
     """
-    weights = batch.weights[:, 1:]
-    chosen = weights > 0
-    states, targets, scale = hidden[:, :-1][chosen], batch.ids[:, 1:][chosen], weights[chosen]
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets), chunk):
-        part = slice(start, start + chunk)
-        logits = head(states[part]).float()
-        total = total + (nn.functional.cross_entropy(logits, targets[part], reduction="none") * scale[part]).sum()
-    return total
+    made, given = [], []
+    for ids, weights in rows:
+        learn = (False, *(weight > 0 for weight in weights[1:]))
+        made.append(Tokens(tuple(ids), learn))
+        given += [weight for weight, learned in zip(weights, learn, strict=True) if learned]
+    return Batch(tuple(made), torch.tensor(given))
+
+
+def weighted_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Sum of weight times cross-entropy over the batch, a scalar."""
+    logprobs = learned_logprobs(model, batch.rows)
+    return nll(logprobs, batch.weights.to(logprobs.device))
 
 
 def optimizers(model: nn.Module, config: FromScratchConfig) -> list[torch.optim.Optimizer]:
@@ -153,40 +150,39 @@ def _restore(
     folder: Path, model: nn.Module, made: Sequence[torch.optim.Optimizer], report: Callable[[str], None]
 ) -> dict:
     """State of the newest sound checkpoint put into model and optimizers; {} when there is none."""
-    for path in reversed(checkpoint.all_in(folder)):
-        try:
-            tensors, state = checkpoint.load(path)
-        except DamageError as error:
-            report(f"passed over: {error}")  # it is replaced when its step comes again
-            continue
-        own = dict(model.named_parameters())
-        given = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        if own.keys() != given.keys() or any(own[n].shape != given[n].shape for n in own):
-            raise TrainError(
-                f"{path}: holds another model ({len(given)} tensors), this one has {len(own)} of other names or "
-                "shapes. Give the settings that the run began with, or an empty folder."
-            )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(given[name])
-        for number, optimizer in enumerate(made):
-            checkpoint.restore_optimizer(optimizer, tensors, f"optimizer{number}")
-        checkpoint.restore_random_state(state["random"])
-        return state
-    return {}
+    chosen = choose(folder)
+    if chosen is None:
+        return {}
+    for damaged, reason in chosen.damaged.items():
+        report(f"passed over: {reason}")
+        set_aside(damaged)
+    own = dict(model.named_parameters())
+    given = {name.removeprefix("model."): t for name, t in chosen.tensors.items() if name.startswith("model.")}
+    if own.keys() != given.keys() or any(own[n].shape != given[n].shape for n in own):
+        raise TrainError(
+            f"{folder}: holds another model ({len(given)} tensors), this one has {len(own)} of other names or shapes. "
+            "Give the settings that the run began with, or an empty folder."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(given[name])
+    for number, optimizer in enumerate(made):
+        checkpoint.restore_optimizer(optimizer, chosen.tensors, f"optimizer{number}")
+    checkpoint.restore_random_state(chosen.state["random"])
+    return chosen.state
 
 
 def run(
-    model: PreTrainedModel,
+    model: nn.Module,
     batches: Callable[[int], Sequence[Batch]],
     config: FromScratchConfig,
     folder: Path,
     *,
-    watch: Callable[[PreTrainedModel, int], dict[str, float]] | None = None,
+    watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Result:
-    """Train `model` (a transformers causal language model) in place, from the newest checkpoint in `folder` if any.
+    """Train `model` (a `Decoder`, or a causal model of transformers) in place, from the newest checkpoint in `folder`.
 
     `watch(model, step)` gives named numbers at each checkpoint. `stop_after` ends this call early, after that step,
     with a checkpoint.
@@ -199,9 +195,6 @@ def run(
     step, tokens, seconds, loss = (
         state.get(k, d) for k, d in (("step", 0), ("tokens", 0), ("seconds", 0.0), ("loss", math.nan))
     )
-    body: Any = model.base_model
-    forward = torch.compile(body, dynamic=False) if config.compile else body
-    head: Any = model.get_output_embeddings()
     end = min(config.steps, stop_after or config.steps)
     began = logged = saved = time.monotonic()
     logged_tokens, history = tokens, []
@@ -222,9 +215,8 @@ def run(
         weight = sum(float(b.weights.sum()) for b in parts)
         total = 0.0
         for batch in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-                hidden = forward(input_ids=batch.ids, use_cache=False)[0]
-                part = weighted_loss(hidden, head, batch) / weight
+            with numbers(model, config.precision):
+                part = weighted_loss(model, batch) / weight
             part.backward()
             total += part.item()
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
@@ -237,7 +229,7 @@ def run(
         for optimizer in made:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        step, tokens, loss = step + 1, tokens + sum(b.ids.numel() for b in parts), total
+        step, tokens, loss = step + 1, tokens + sum(b.tokens for b in parts), total
         history.append(total)
         now = time.monotonic()
         if now - logged >= config.log_seconds or step == end:

@@ -8,7 +8,7 @@ training is refused. What happens when memory runs out all the same is in `fit.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from weft.forest.general import takes_forests
 from weft.forest.logprobs import LOGITS
 from weft.models import lora, memory
 from weft.models.decoder import Decoder
+from weft.models.flop import flop
 from weft.models.load import Base
-from weft.models.plan import Learning, Memory, Pass, Shape, flop
+from weft.models.plan import Memory, weight_bytes
 from weft.models.plan import memory as memory_of
+from weft.models.shape import Learning, Pass, Shape
 from weft.progress import Progress
 from weft.records import Tokens
 from weft.runs import Run
@@ -94,8 +96,7 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
     if not isinstance(base.model, Decoder):
         takes_forests(base.model)  # asked now, while nothing disturbs its answers: no noise, no dropout
     trained = _trained(base, config, tokens)
-    draws = bool(config.lora.dropout or getattr(config, "neftune_alpha", 0))
-    count = 1 if config.full else hands(base.model, config.batch_size, draws)
+    count = 1 if config.full else hands(base.model, config.batch_size)
     steps = _steps(examples, config)
     shape = Shape.of(base.model.config, isinstance(base.model, Decoder))
     # Path: tests put a smaller machine in its place.
@@ -104,9 +105,11 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
     wish = config.recompute
     longest = max(len(example) * max(len(row.ids) for row in example) for example in examples)
 
+    kind = _learning(shape, base, config, trained, tokens)
+
     def needed(most: int, again: bool) -> tuple[Memory, int]:
         passes = [[_pass(base, part) for part in parts] for parts in _parted(steps, count, most)]
-        learning = _learning(shape, base, config, trained, again)
+        learning = replace(kind, recompute=again)
         known = [
             memory_of(shape, learning, each, logits=LOGITS, several=len(parts) > count, hands=count)
             for parts in passes
@@ -124,13 +127,12 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
     for found in tries:
         bytes_, arithmetic = needed(*found)
         if room is None or bytes_.beyond_weights <= room:
-            weights = base.parameters * 4
-            published = weights if config.full else trained * 4
+            published = 4 * (base.parameters if config.full else trained)
             return Plan(
                 micro_tokens=found[0],
                 recompute=found[1],
                 longest=longest,
-                peak_bytes=weights + bytes_.beyond_weights,
+                peak_bytes=weight_bytes(shape, base.parameters, kind) + bytes_.beyond_weights,
                 needed_bytes=bytes_.beyond_weights,
                 free_bytes=free,
                 flop_per_step=arithmetic,
@@ -155,6 +157,22 @@ def keep(run: Run, made: Plan, progress: Progress) -> Plan:
     return made
 
 
+def shrink(run: Run, micro_tokens: int, recompute: bool) -> None:
+    """Write down that memory held no more than this: a run that goes on begins so. A plan never grows.
+
+    Processes that share a step may each find their own limit; the smallest counts.
+    """
+    known = Plan(**run.read_json(PLAN))
+    fits = replace(
+        known,
+        micro_tokens=min(known.micro_tokens, micro_tokens),
+        recompute=known.recompute or recompute,
+        why="memory ran out with more",
+    )
+    run.write_json(PLAN, fits.to_json())
+    run.event("memory ran out", micro_tokens=fits.micro_tokens, recompute=fits.recompute)
+
+
 def _trained(base: Base, config: TuningConfig, tokens: Sequence[int]) -> int:
     if config.full:
         return base.parameters
@@ -163,10 +181,10 @@ def _trained(base: Base, config: TuningConfig, tokens: Sequence[int]) -> int:
     return trained
 
 
-def _learning(shape: Shape, base: Base, config: TuningConfig, trained: int, again: bool) -> Learning:
+def _learning(shape: Shape, base: Base, config: TuningConfig, trained: int, tokens: Sequence[int]) -> Learning:
     return Learning.of(
         shape, config.lora, full=config.full, precision=str(config.precision), exact=base.stored == "BF16",
-        recompute=again, counted=trained,
+        counted=trained, rows=len(tokens), quantized=base.quantize != "none",
     )  # fmt: skip
 
 

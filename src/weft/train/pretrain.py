@@ -81,13 +81,13 @@ def train(
     """
     plan = keep(run, _planned(base, train, validation, config), progress)
     steps = Steps(run, base, config, len(train), progress, stop, tokens=_tokens(base, train, config))
-    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
+    fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
     per_epoch = math.ceil(len(train) / config.batch_size)
 
     def learn(rows: Sequence[Tokens], learned: int) -> Told:
         return fit(lambda most: add_gradient(base, rows, learned, most, config))
 
-    count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout))
+    count = hands(base.model, config.batch_size)
     with (
         steps.listening(),
         frozen(base.model, config.precision),

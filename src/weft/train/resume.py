@@ -6,7 +6,7 @@ What a checkpoint is on disk is `checkpoint.py`'s business; when one is written 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from weft.errors import ResourceError
 from weft.runs import Run, explained
 from weft.train import checkpoint
+from weft.train.checkpoint_choice import Chosen, choose, set_aside
+from weft.train.warn import warn
 
 KEPT = 2
 """Checkpoints kept: the newest and, should that one be damaged, the one before."""
@@ -54,22 +56,43 @@ def save(
         raise ResourceError(f"{error} A checkpoint of this training takes about {needed:,} bytes.") from None
 
 
-def resume(run: Run, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> State:
-    """The newest whole checkpoint put back in place; a fresh state where there is none. Raises DamageError."""
+def resume(
+    run: Run,
+    parameters: Sequence[Tensor],
+    best: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    say: Callable[[str], None] = lambda _: None,
+) -> State:
+    """The newest sound checkpoint put back in place; a fresh state where there is none.
+
+    Damaged ones that are newer are set aside, with a warning among the run's events and to `say`: what they held is
+    done again. Raises DamageError where none is sound.
+    """
     root = run.path("checkpoints")
-    checkpoint.rotate(root, KEPT)  # sweeps away what a kill left half written
-    folder = checkpoint.latest(root)
-    if folder is None:
+    checkpoint.sweep(root)
+    chosen = choose(root)
+    if chosen is None:
         run.forget_metrics_after(0)
         return State()
-    tensors, saved = checkpoint.load(folder)
+    _pass_over(run, chosen, say)
     with torch.no_grad():
         for i, (parameter, kept) in enumerate(zip(parameters, best, strict=True)):
-            parameter.copy_(tensors[f"parameter.{i}"])
-            kept.copy_(tensors[f"best.{i}"])
-    checkpoint.restore_optimizer(optimizer, tensors, "optimizer")
-    checkpoint.restore_random_state(saved.pop("random"))
-    state = State(**saved)
+            parameter.copy_(chosen.tensors[f"parameter.{i}"])
+            kept.copy_(chosen.tensors[f"best.{i}"])
+    checkpoint.restore_optimizer(optimizer, chosen.tensors, "optimizer")
+    checkpoint.restore_random_state(chosen.state.pop("random"))
+    state = State(**chosen.state)
     run.forget_metrics_after(state.step)
     run.event("resumed", step=state.step)
     return state
+
+
+def _pass_over(run: Run, chosen: Chosen, say: Callable[[str], None]) -> None:
+    for folder, reason in chosen.damaged.items():
+        told = (
+            f"What was saved at step {checkpoint.step_of(folder)} is damaged and was set aside; training goes on from "
+            f"step {chosen.step}, and its result is the same. Look after the disk."
+        )
+        warn(run, say, told, reason=reason)  # first: a kill in between says it twice, never not at all
+        with explained(folder):
+            set_aside(folder)

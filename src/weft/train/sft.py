@@ -78,8 +78,8 @@ def train(
     tokens = tokens_to_train(base, config, rows)
     plan = keep(run, require_memory(base, [*rows, *held_out], config.batch_size, config, tokens), progress)
     steps = Steps(run, base, config, len(rows), progress, stop, config.stop_on, tokens)
-    fit = Fit(base.model, plan, steps.parameters, config.recompute, progress.say)
-    count = hands(base.model, config.batch_size, draws=bool(config.lora.dropout or config.neftune_alpha))
+    fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
+    count = hands(base.model, config.batch_size)
 
     def learn(part: Sequence[int], learned: int) -> Told:
         mine = [rows[i] for i in part]

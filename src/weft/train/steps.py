@@ -23,23 +23,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weft.errors import Stopped, TrainError
-from weft.models import lora
 from weft.models.load import Base
 from weft.models.precision import numbers
-from weft.models.token_rows import tables_with_rows
 from weft.progress import Progress
 from weft.runs import Run
 from weft.train import processes
 from weft.train.batches import epoch_batches
+from weft.train.learner import Learner
 from weft.train.publish import keep_epoch, require_finite, write_result
 from weft.train.resume import State, resume, save
 from weft.train.schedules import rate
+from weft.train.spikes import NEEDED, jumped
 from weft.train.stop import Stop, by_terminate
 from weft.train.tuning_config import TuningConfig
-from weft.train.vocabulary import RATE, in_words
+from weft.train.vocabulary import in_words
+from weft.train.warn import warn
 
 SAVE_SECONDS = 15.0
 """Most work that a crash can cost."""
@@ -105,12 +106,7 @@ class Steps:
         self._stop, self._goal = stop or Stop(), goal
         if tokens:
             progress.say(in_words(base, config, tokens))
-        self.parameters = _trainable(base, config, tokens)
-        self._initial = [parameter.detach().clone() for parameter in self.parameters]
-        self._best = [parameter.detach().clone() for parameter in self.parameters]
-        torch.manual_seed(config.seed)  # dropout and noise draw from the global generator
-        groups = _groups(base.model, self.parameters, config.lora_plus_ratio)
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
+        self._learner = Learner(base, config, tokens)
         self.state = State()
         self._per_epoch = math.ceil(examples / config.batch_size)
         self.total = self._per_epoch * int(config.epochs)
@@ -120,6 +116,11 @@ class Steps:
         self._saved_step = 0
         self._measured: dict[str, float] = {}
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What learns."""
+        return self._learner.parameters
+
     def listening(self) -> contextlib.AbstractContextManager[None]:
         """Inside, SIGTERM is an order to stop between two steps. To be entered before other processes are forked."""
         return by_terminate(self._stop)
@@ -127,10 +128,10 @@ class Steps:
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """The example numbers of each step that is still to do; `lengths` in tokens, one per example.
 
-        First puts back what the newest checkpoint of the run holds, where there is one. Raises Stopped between steps
-        where that is ordered, with everything saved.
+        First puts back what the newest sound checkpoint of the run holds, where there is one. Raises Stopped between
+        steps where that is ordered, with everything saved.
         """
-        self.state = resume(self._run, self.parameters, self._best, self._optimizer)
+        self.state = resume(self._run, self.parameters, self._learner.best, self._learner.optimizer, self._progress.say)
         self._saved_step = self.state.step
         self._started = self._saved = time.monotonic()
         self._before = self.state.seconds
@@ -155,7 +156,7 @@ class Steps:
         Raises TrainError where loss or gradient is not finite.
         """
         state, config, peak = self.state, self._config, float(self._config.learning_rate)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, config.clip))
+        norm = self._learner.clip(config.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainError(
                 f"step {state.step + 1}: loss {loss}, gradient norm {norm}; expected finite numbers. "
@@ -163,10 +164,7 @@ class Steps:
             )
         warmup = round(config.warmup * self.total)
         now = peak * rate(config.schedule, state.step, self.total, warmup=warmup, decay=self.total // 5)
-        for group in self._optimizer.param_groups:
-            group["lr"] = now * group["ratio"]
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._learner.step(now)
 
         state.step += 1
         state.tokens += tokens
@@ -177,6 +175,17 @@ class Steps:
             step=state.step, loss=loss, learning_rate=now, gradient_norm=norm, tokens=state.tokens, **measures
         )
         self._progress.advance(1, _note(state, loss))
+        self._tell_jump()
+
+    def _tell_jump(self) -> None:
+        losses = [loss for _, loss in self.state.curve["train"][-NEEDED:]]
+        if (usual := jumped(losses)) is not None:
+            told = (
+                f"The training loss jumped: {losses[-1]:.3g} at step {self.state.step}, where {usual:.3g} had been "
+                "usual. Training goes on, and what is published is the best by validation; a lower learning_rate may "
+                "avoid it."
+            )
+            warn(self._run, self._progress.say, told, step=self.state.step)
 
     @property
     def look_due(self) -> bool:
@@ -212,7 +221,7 @@ class Steps:
         if score > state.best_score + self._config.min_improvement:
             state.best_score, state.best_loss, state.best_step, state.looks_without_gain = score, loss, state.step, 0
             state.best_measures = measures
-            _copy(self.parameters, self._best)
+            self._learner.keep()
         else:
             state.looks_without_gain += 1
         if self._ends_kept_epoch:
@@ -226,7 +235,7 @@ class Steps:
             self._save()
 
     def _save(self) -> None:
-        save(self._run, self.state, self.parameters, self._best, self._optimizer)
+        save(self._run, self.state, self.parameters, self._learner.best, self._learner.optimizer)
         self._saved, self._saved_step = time.monotonic(), self.state.step
 
     def _leave_if_told(self) -> None:
@@ -246,13 +255,13 @@ class Steps:
 
         Raises TrainError where they are not finite or training did not change them.
         """
-        require_finite(self._best)
-        if all(torch.equal(kept, first) for kept, first in zip(self._best, self._initial, strict=True)):
+        require_finite(self._learner.best)
+        if not self._learner.moved:
             raise TrainError(
                 "training changed nothing, so there is nothing to publish. Raise --learning-rate or --epochs, "
                 "or check that the examples leave tokens to learn."
             )
-        _copy(self._best, self.parameters)
+        self._learner.put_best_back()
         self._base.model.eval()
         result = write_result(self._base, self._config, self._run.folder)
         state = self.state
@@ -285,32 +294,6 @@ class Steps:
 
     def _out_of_time(self) -> bool:
         return self._config.max_minutes is not None and self.state.seconds > 60 * self._config.max_minutes
-
-
-def _trainable(base: Base, config: TuningConfig, tokens: Sequence[int]) -> list[nn.Parameter]:
-    if not config.full:
-        return lora.wrap(base.model, config.lora, config.seed, tokens=tokens)
-    parameters = list(base.model.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    return parameters
-
-
-def _groups(model: nn.Module, parameters: Sequence[nn.Parameter], ratio: float) -> list[dict[str, Any]]:
-    """AdamW's groups with their rate over the common one: rows of the vocabulary, and with LoRA+ the B matrices."""
-    own = {id(layer.lora_B): ratio for layer in lora.layers(model).values()}
-    own |= {id(table.rows): RATE for table in tables_with_rows(model).values()}
-    rates = [own.get(id(parameter), 1.0) for parameter in parameters]
-    return [
-        {"params": [parameter for parameter, its in zip(parameters, rates, strict=True) if its == rate], "ratio": rate}
-        for rate in dict.fromkeys(rates)
-    ]
-
-
-def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for given, place in zip(source, target, strict=True):
-            place.copy_(given)
 
 
 def _note(state: State, loss: float) -> str:

@@ -9,33 +9,37 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from weft.errors import ResourceError
 from weft.models import memory, plan
 from weft.models.facts import FAMILIES, inspect
+from weft.models.shape import FLOAT, Learning, Pass, Shape
 from weft.train import disk
 from weft.train.tuning_config import TuningConfig
 
-ONE = plan.Pass(tokens=1, states=1, cells=1, kept_cells=1, widest=1)
+Quantize = Literal["none", "nf4"]
+ONE = Pass(tokens=1, states=1, cells=1, kept_cells=1, widest=1)
 
 
-def refuse_too_big(name: str, folder: Path, config: TuningConfig, out: Path) -> None:
+def refuse_too_big(name: str, folder: Path, config: TuningConfig, out: Path, quantize: Quantize = "none") -> None:
     """Raise ResourceError where memory, or the disk of `out`, cannot hold the least that this training needs.
 
-    `name`: the base in `folder`, as the user wrote it. Raises ModelError for a folder that is no base.
+    `name`: the base in `folder`, as the user wrote it; `quantize`: how its weights will be kept. Raises ModelError for
+    a folder that is no base.
     """
     facts = inspect(folder)
     given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
-        shape = plan.Shape.of(given, facts.model_type in FAMILIES)
+        shape = Shape.of(given, facts.model_type in FAMILIES)
     except KeyError:
         return  # a family that names its sizes otherwise: known when it is loaded
-    learning = plan.Learning.of(shape, config.lora, full=config.full, precision="float32")
+    learning = Learning.of(shape, config.lora, full=config.full, precision="float32", quantized=quantize != "none")
     if config.full:
         learning = replace(learning, counted=facts.parameters)
     trained = learning.trained(shape)
     least = plan.memory(shape, learning, ONE, logits=shape.vocabulary, several=False)
-    needed = facts.parameters * plan.FLOAT + least.learned + min(least.step, trained * plan.FLOAT)
+    needed = plan.weight_bytes(shape, facts.parameters, learning) + least.learned + min(least.step, trained * FLOAT)
     free = memory.available_bytes(Path("/"))
     if free is not None and needed > free:
         what = "all of its" if config.full else f"an adapter of {trained:,}"
@@ -45,4 +49,4 @@ def refuse_too_big(name: str, folder: Path, config: TuningConfig, out: Path) -> 
             f"{'Leave out --full' if config.full else 'Lower --lora-r'}, choose a smaller base, close other programs, "
             "or raise the container's limit."
         )
-    disk.require(out, disk.forecast(trained, (facts.parameters if config.full else trained) * plan.FLOAT))
+    disk.require(out, disk.forecast(trained, (facts.parameters if config.full else trained) * FLOAT))

@@ -33,11 +33,18 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trainable parameters", f"{words.count(trainable)}{share}" if trainable is not None else None),
         ("Steps", words.count(record.get("steps"))),
         ("Best step", words.count(record.get("best_step"))),
+        ("Best by", chosen_by(record)),
         ("Stopped because", record.get("stopped_because")),
         ("Time", words.seconds(record.get("seconds"))),
         ("Tokens seen", words.count(record.get("tokens"))),
     ]
     return [(name, str(fact)) for name, fact in known if fact not in (None, "", words.NOTHING)]
+
+
+def chosen_by(record: Mapping[str, Any]) -> str:
+    """The score that chose the best step, with its value; nothing where that was the loss."""
+    by = record.get("chosen_by", "loss")
+    return "" if by == "loss" else f"{by} {record['best_measures'][by]:.3f}"
 
 
 def curve_in_words(record: Mapping[str, Any]) -> str:
@@ -50,7 +57,12 @@ def curve_in_words(record: Mapping[str, Any]) -> str:
         note = f" (each point the mean of {averaged} steps)" if averaged > 1 else ""
         said.append(f"Training loss goes from {train[0][1]:.3f} to {train[-1][1]:.3f} nats per token{note}.")
     kept = next((point for point in validation if point[0] == record.get("best_step")), None)
-    if kept:
+    if kept and chosen_by(record):
+        said.append(
+            f"The checkpoint of step {words.count(kept[0])} was kept for its validation {chosen_by(record)}; "
+            f"validation loss is {kept[1]:.3f} there."
+        )
+    elif kept:
         said.append(
             f"Validation loss is best, {kept[1]:.3f}, at step {words.count(kept[0])}; that checkpoint was kept."
         )

@@ -1,0 +1,182 @@
+"""A chat template's own tokens around the texts of a conversation: made once per sequence of roles, then filled in.
+
+    <start> user ▢ <end> <start> assistant ▢ <end>          ▢: the place of a message's text
+
+A frame ends in the answer's place, and what stands before it is exactly what a server feeds for the same messages: it
+is laid out with and without an answer, and a template that renders the two otherwise is refused. Texts never pass
+through the template; they are `chat.py`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from weft.errors import ModelError, UsageError
+from weft.models.disguise import pieces
+from weft.models.encode import Encoder
+from weft.models.template import Layout, Slot, Template, quoted
+from weft.models.turns import Said
+
+KEPT = 512
+"""Frames kept. A server sees conversations of any shape, and must not remember each for ever."""
+Roles = tuple[tuple[str, bool], ...]
+"""Of each message its role, and whether a template would take its content for missing."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A message's text: after `lead`, which belongs to its first word; `continued`: text stands before it."""
+
+    slot: Slot
+    lead: str
+    continued: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A conversation of given roles that ends in an answer: what comes before it, and the answer's place."""
+
+    before: tuple[tuple[int, ...] | Place, ...]
+    answer: Place
+    ends: dict[int, int | None]
+    """Per message of the assistant: the control token that the template puts directly after it."""
+    opening: str
+    """What stands before the answer beyond the generation prompt."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the template sees of a conversation beyond roles, without a control text: tools and what messages hold."""
+
+    tools: Sequence[Any] = ()
+    extras: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    letters: Mapping[str, str] = field(default_factory=dict)
+    """What was hidden: private letter → text."""
+
+
+def roles_of(messages: Sequence[Said]) -> Roles:
+    """Roles, and which contents a template would take for missing. An empty answer still has a place, unless it calls
+    tools."""
+    return tuple(
+        (message.role, not message.content and (message.role != "assistant" or bool(getattr(message, "calls", ()))))
+        for message in messages
+    )
+
+
+class Frames:
+    """The frames of one template, in the tokens of one encoder."""
+
+    def __init__(self, template: Template, encoder: Encoder) -> None:
+        self._template, self._encoder = template, encoder
+        self._known: dict[Roles, Frame] = {}
+
+    def of(self, roles: Roles, given: Given = Given()) -> Frame:
+        """The frame of a prompt of these messages; made once per sequence of roles, unless tools are in play.
+
+        Raises UsageError where there is no message, ModelError where the template cannot promise that prompt and
+        example agree, or refuses the roles.
+        """
+        if not roles:
+            raise UsageError("there are no messages to answer; give at least one user message.")
+        if given.tools or given.extras:
+            return self._made(roles, given)
+        frame = self._known.get(roles)
+        if frame is None:
+            frame = self._known[roles] = self._made(roles, given)
+            for oldest in list(self._known)[:-KEPT]:
+                self._known.pop(oldest, None)
+        return frame
+
+    def require_unread(self, messages: Sequence[Said], given: Given = Given()) -> None:
+        """Refuse instructions and answers that the template itself would rewrite; a user's text is always just text.
+
+        Raises ModelError with the message and what the template looks for in it.
+        """
+        if not self._template.looked_for:
+            return
+        suspects = {
+            index: found
+            for index, message in enumerate(messages)
+            if message.role != "user" and (found := [t for t in self._template.looked_for if t in message.content])
+        }
+        for index, found in suspects.items():
+            names: list[dict[str, Any]] = [
+                {"role": m.role, "content": m.content and f"message{n}m", **given.extras.get(n, {})}
+                for n, m in enumerate(messages)
+            ]
+            opaque = self._template.render(names, tools=given.tools)
+            content = names[index]["content"] = messages[index].content
+            if self._template.render(names, tools=given.tools) not in {
+                opaque.replace(f"message{index}m", text)
+                for text in (content, content.strip(), content.strip("\n"), quoted(content))
+            }:
+                raise ModelError(
+                    f"the chat template rewrites message {index + 1} ({messages[index].role}) because its text holds "
+                    f"{sorted(found)[0]!r}. Remove that from the text, or use a template that prints it as it is."
+                )
+
+    def _made(self, shape: Roles, given: Given) -> Frame:
+        roles, empty = [role for role, _ in shape], [none for _, none in shape]
+        layout = partial(self._template.layout, extras=given.extras, tools=given.tools)
+        whole = layout([*roles, "assistant"], [*empty, False])
+        served = layout(roles, empty, answering=True)
+        answer = len(whole.slots) - 1
+        if whole.slots[answer].message != len(roles):
+            raise ModelError("the chat template puts other text after the answer; it cannot be used.")
+        if [s.message for s in whole.slots[:-1]] != [s.message for s in served.slots] or (
+            whole.scaffold[:answer] != served.scaffold[:-1]
+        ):
+            raise ModelError(
+                "the chat template renders the prompt otherwise once an answer follows; "
+                "what would be trained is not what would be served."
+            )
+        prompt, opened = served.scaffold[-1], whole.scaffold[answer]
+        if not opened.startswith(prompt):
+            raise ModelError(
+                f"the chat template's generation prompt {prompt[-60:]!r} is not the beginning of its finished answer "
+                f"{opened[-60:]!r}; what would be trained is not what would be served."
+            )
+        if whole.marked and not whole.slots[answer].generated:
+            raise ModelError("the chat template has {% generation %} marks, but the answer lies outside of them.")
+        gap = opened[len(prompt) :]
+        lead = gap[len(gap.rstrip(" ")) :]
+        return self._encoded(whole, answer, lead, roles, gap.removesuffix(lead), given.letters)
+
+    def _encoded(
+        self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str, letters: Mapping[str, str]
+    ) -> Frame:
+        before: list[tuple[int, ...] | Place] = []
+        ends: dict[int, int | None] = {}
+        continued = False
+        for number, slot in enumerate(layout.slots):
+            piece = layout.scaffold[number]
+            # A space before a text belongs to the text's first word in every tokenizer's eyes. The answer's is only
+            # given away where the generation prompt does not claim it; earlier answers follow the last one.
+            is_answer = slot.message == len(roles) or roles[slot.message] == "assistant"
+            space = lead if is_answer else " " * (len(piece) - len(piece.rstrip(" ")))
+            space = space if piece.endswith(space) else ""
+            ids, continued = self._scaffold(piece.removesuffix(space), continued, letters)
+            if ids:
+                before.append(tuple(ids))
+            place = Place(slot, space, continued)
+            continued = True
+            after, _ = self._scaffold(layout.scaffold[number + 1], True, letters)
+            ends[slot.message] = after[0] if is_answer and after and after[0] in self._encoder.control else None
+            if number == answer:
+                return Frame(tuple(before), place, ends, opening)
+            before.append(place)
+        raise AssertionError("the answer is among the slots")
+
+    def _scaffold(self, text: str, continued: bool, letters: Mapping[str, str]) -> tuple[list[int], bool]:
+        """A template's words as ids; what was hidden in them is a person's text."""
+        ids: list[int] = []
+        for piece, foreign in pieces(text, letters):
+            if foreign:
+                new, continued = self._encoder.text(piece, continued=continued), True
+            else:
+                new, continued = self._encoder.scaffold(piece, continued=continued)
+            ids += new
+        return ids, continued
