@@ -1,4 +1,4 @@
-"""Many prompts answered at once: weft's batched engine beside transformers' own `generate`, on the same model.
+"""Many prompts answered at once: weft's batched engine beside transformers' own `generate`, on the same weights.
 
 Same prompts, same greedy tokens (compared before anything is timed), same weights, threads, attention (sdpa) and oneDNN
 switch; contestants take turns A B C A B C. `generate` gets one left-padded batch; where the prompts share a beginning
@@ -67,19 +67,19 @@ def by_weft(base: Base, work: Workload) -> Replies:
     return [list(result.ids) for result in answer(base, requests, Sampling(max_tokens=work.new_tokens))]
 
 
-def by_generate(base: Base, work: Workload) -> Replies:
+def by_generate(peer: Base, work: Workload) -> Replies:
     """The peer: one left-padded batch."""
-    return _generate(base, work, shared=0)
+    return _generate(peer, work, shared=0)
 
 
-def by_generate_with_prefix(base: Base, work: Workload) -> Replies:
+def by_generate_with_prefix(peer: Base, work: Workload) -> Replies:
     """The peer with the shared beginning computed once; the padding stands between it and each row's own part."""
-    return _generate(base, work, shared=work.shared)
+    return _generate(peer, work, shared=work.shared)
 
 
 @torch.inference_mode()
-def _generate(base: Base, work: Workload, shared: int) -> Replies:
-    model: Any = base.model
+def _generate(peer: Base, work: Workload, shared: int) -> Replies:
+    model: Any = peer.model
     width = max(map(len, work.prompts))
     rows, mask = [], []
     for prompt in work.prompts:
@@ -88,12 +88,12 @@ def _generate(base: Base, work: Workload, shared: int) -> Replies:
         mask.append([1] * shared + [0] * gap + [1] * (len(prompt) - shared))
     cache = DynamicCache(config=model.config)
     if shared:
-        start = torch.tensor([work.prompts[0][:shared]], device=base.device)
+        start = torch.tensor([work.prompts[0][:shared]], device=peer.device)
         model(input_ids=start, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(rows))
     output = model.generate(
-        input_ids=torch.tensor(rows, device=base.device),
-        attention_mask=torch.tensor(mask, device=base.device),
+        input_ids=torch.tensor(rows, device=peer.device),
+        attention_mask=torch.tensor(mask, device=peer.device),
         past_key_values=cache,
         generation_config=GenerationConfig(
             max_new_tokens=work.new_tokens, do_sample=False, eos_token_id=sorted(work.ends) or None, pad_token_id=0
@@ -134,20 +134,22 @@ def _notes(base: Base, texts: Sequence[str]) -> str:
     return " ".join(words[:low])
 
 
-def compared(base: Base, work: Workload, rounds: int) -> dict[str, Any]:
+def compared(base: Base, peer: Base, work: Workload, rounds: int) -> dict[str, Any]:
     """One row: every contestant's seconds, medians and tokens per second. Raises RunError where tokens differ."""
-    contestants: dict[str, Callable[[Base, Workload], Replies]] = {"weft": by_weft, "generate": by_generate}
+    contestants: dict[str, tuple[Callable[[Base, Workload], Replies], Base]] = {
+        "weft": (by_weft, base), "generate": (by_generate, peer),
+    }  # fmt: skip
     if work.shared >= SHARED:
-        contestants["generate + prefix"] = by_generate_with_prefix
-    with _ends(base, work.ends):
-        replies = {name: run(base, work) for name, run in contestants.items()}
+        contestants["generate + prefix"] = by_generate_with_prefix, peer
+    with _ends(base, peer, work.ends):
+        replies = {name: run(model, work) for name, (run, model) in contestants.items()}
         for name, other in replies.items():
             _same(replies["weft"], other, name)
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(rounds):
-            for name, run in contestants.items():
+            for name, (run, model) in contestants.items():
                 started = time.perf_counter()
-                run(base, work)
+                run(model, work)
                 seconds[name].append(time.perf_counter() - started)
     tokens = sum(map(len, replies["weft"]))
     return {
@@ -184,42 +186,26 @@ def _same(ours: Replies, theirs: Replies, name: str) -> None:
 
 
 class _ends:
-    """For a while the model ends replies at these ids alone, on both sides."""
+    """For a while both sides end replies at these ids alone."""
 
-    def __init__(self, base: Base, ends: frozenset[int]) -> None:
-        self.base, self.ends = base, ends
+    def __init__(self, base: Base, peer: Base, ends: frozenset[int]) -> None:
+        self.base, self.peer, self.ends = base, peer, ends
 
     def __enter__(self) -> None:
-        model: Any = self.base.model
+        model: Any = self.peer.model
         self.before = self.base.chat.end_ids, model.generation_config
         self.base.chat.end_ids = self.ends
         # generate() fills what its own configuration leaves open from this one.
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.ends) or None, pad_token_id=0)
 
     def __exit__(self, *_: object) -> None:
-        model: Any = self.base.model
+        model: Any = self.peer.model
         self.base.chat.end_ids, model.generation_config = self.before
 
 
-def opened(name: str | None) -> Base:
-    """The base asked for; else weft-nano, or random weights of a small shape where that does not load (said)."""
-    if name is not None:
-        return load(name, device="cpu")
-    try:
-        return load(NANO, device="cpu")
-    except WeftError as error:
-        print(f"{NANO} does not load ({error}); random weights of a small shape instead", file=sys.stderr)
-        return _random_base()
-
-
-def _random_base() -> Base:
-    from weft.models.chat import Chat
-    from weft.testing import byte_tokenizer, tiny_model
-
-    model = tiny_model(width=128, context=2048)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    chat = Chat(byte_tokenizer())
-    return Base("random weights", Path(), model, chat, 2048, count, "random", torch.device("cpu"))
+def opened(name: str) -> tuple[Base, Base]:
+    """The base as weft answers with it, and as a model of transformers."""
+    return load(name, device="cpu"), load(name, device="cpu", compact=False)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
@@ -258,7 +244,7 @@ def _given(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench engine", description="Many prompts answered at once, beside `generate`."
     )
-    parser.add_argument("--base", help="a base by name or folder (default: weft-nano)")
+    parser.add_argument("--base", default=NANO, help="a base by name or folder (default: %(default)s)")
     parser.add_argument("--batch", type=int, action="append", help="rows at once (default: 16 and 64)")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of each reply (default: %(default)s)")
     parser.add_argument("--stop", action="store_true", help="replies end at the model's end token, as in an evaluation")
@@ -274,7 +260,7 @@ def _given(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _command(given: argparse.Namespace) -> str:
     words = ["scripts/bench engine", *(f"--batch {size}" for size in given.batch or ())]
-    words += [f"--base {Path(given.base).name}" if given.base else ""]
+    words += [f"--base {Path(given.base).name}" if given.base != NANO else ""]
     words += [f"--new-tokens {given.new_tokens}", "--stop" if given.stop else "", f"--rounds {given.rounds}"]
     words += [f"--threads {given.threads}" if given.threads else ""]
     return " ".join(word for word in words if word)
@@ -286,21 +272,21 @@ def bench(given: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(given.threads)
     about = machine.describe()
     route = precision.settle()
-    base = opened(given.base)
+    base, peer = opened(given.base)
     rows = []
     for shared in (False, True):
         for batch in given.batch or BATCHES:
             print(f"== batch {batch}, {'shared' if shared else 'no'} system prompt", file=sys.stderr)
-            rows.append(compared(base, workload(base, batch, shared, given.new_tokens, given.stop), given.rounds))
+            rows.append(compared(base, peer, workload(base, batch, shared, given.new_tokens, given.stop), given.rounds))
     return {
         "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": _command(given),
         "machine": about,
-        "base": type(base.model).__name__ if given.base else base.name,
+        "base": base.architecture if given.base != NANO else base.name,
         "base_sha256": base.fingerprint,
         "parameters": base.parameters,
         "arithmetic": route,
-        "attention": str(getattr(base.model.config, "_attn_implementation", "unknown")),
+        "attention": str(getattr(peer.model.config, "_attn_implementation", "unknown")),
         "threads": torch.get_num_threads(),
         "rounds": given.rounds,
         "replies": "replies end at the model's end token" if given.stop else "all replies have full length",

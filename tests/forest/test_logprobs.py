@@ -19,7 +19,8 @@ from weft.forest import logprobs
 from weft.forest.build import plant
 from weft.forest.logprobs import learned_logprobs, token_logprobs
 from weft.models import decoder, lora
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.load import load
 from weft.models.lora import LoraConfig
 from weft.models.nano import folder as nano

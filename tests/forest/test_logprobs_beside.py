@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from weft.forest import logprobs
 from weft.forest.logprobs import learned_logprobs, learned_tokens, token_logprobs
 from weft.models import decoder, lora
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.lora import LoraConfig
 from weft.records import Tokens
 from weft.testing import tiny_model

@@ -15,7 +15,8 @@ from weft.generate.adapters import room_of
 from weft.generate.passes import DecoderPass
 from weft.generate.work import Work
 from weft.models import decoder, lora
-from weft.models.decoder import Decoder, DecoderConfig
+from weft.models.decoder import Decoder
+from weft.models.decoder_config import DecoderConfig
 from weft.models.load import Base
 from weft.models.lora_config import LoraConfig
 from weft.models.lora_files import read_adapter

@@ -99,8 +99,12 @@ def _answers_alike(model: nn.Module) -> bool:
         return False
     finally:
         model.train(learning)
-    allowed = TOLERANCE.get(next(model.parameters()).dtype, ROUGH) * max(1.0, float(expected.abs().max()))
-    return bool((found - expected).abs().max() <= allowed)
+    return bool((found - expected).abs().max() <= allowed_error(model, expected))
+
+
+def allowed_error(model: nn.Module, expected: Tensor) -> float:
+    """How far an answer of `model` by another way may be from the expected one."""
+    return TOLERANCE.get(next(model.parameters()).dtype, ROUGH) * max(1.0, float(expected.abs().max()))
 
 
 def _logprobs(part: Predicted) -> Tensor:
@@ -120,7 +124,7 @@ def _pays(model: nn.Module, forest: Forest, rows: Sequence[Tokens]) -> bool:
     """Whether the forest costs fewer operations than the padded rows, and no window of the model cuts into it."""
     config = _text(model)
     flat, longest = len(forest.ids), max(len(row.ids) for row in rows)
-    if any(window < flat for window in _windows(config)):
+    if any(window < flat for window in windows(model)):
         return False
     cells = len(rows) * longest
     if _attention(model) == "eager" and flat * flat > cells * longest:
@@ -131,7 +135,9 @@ def _pays(model: nn.Module, forest: Forest, rows: Sequence[Tokens]) -> bool:
     return by_token * flat + by_pair * flat * flat < by_token * cells + by_pair * cells * longest
 
 
-def _windows(config: Any) -> list[int]:
+def windows(model: nn.Module) -> list[int]:
+    """How many tokens a token sees, by each limit that the model's configuration states."""
+    config = _text(model)
     found = [getattr(config, name, None) for name in _WINDOWS]
     return [window for window in found if isinstance(window, int) and window > 0]
 

@@ -1,7 +1,8 @@
 """From rendered rows to log-probabilities of their learned tokens: the one forward pass that learning stands on.
 
 A `Decoder` runs over the forest of the rows; any other causal model of transformers as `general.py` finds it can,
-slower and equal. Logits exist only where something is learned, a chunk at a time, and never wait for the backward pass.
+slower and equal. Logits exist only where something is learned. A `Decoder`'s come a chunk at a time and never wait for
+the backward pass, except for the one chunk of an adapted head.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ def learned_tokens(model: nn.Module, rows: Sequence[Tokens], means: bool = False
         return Learned(nothing, nothing.bool(), nothing if means else None)
     if isinstance(model, Decoder):
         return _over_forest(model, rows, means)
-    found, right, mean = _of_logits(nn.Identity(), *predicted(model, rows), means)
-    return Learned(found, right, mean if means else None)
+    return of_logits(*predicted(model, rows), means)
 
 
 def _over_forest(model: Decoder, rows: Sequence[Tokens], means: bool) -> Learned:
@@ -65,7 +65,19 @@ def _over_forest(model: Decoder, rows: Sequence[Tokens], means: bool) -> Learned
     ids, positions, kept, states, targets = (
         torch.from_numpy(array).to(device) for array in (forest.ids, forest.positions, keep, sources, forest.targets)
     )
-    hidden = model.states(ids, positions, ForestAttention(forest, keep, device), kept)
+    return of_states(
+        model, model.states(ids, positions, ForestAttention(forest, keep, device), kept), states, targets, means
+    )
+
+
+def of_logits(logits: Tensor, states: Tensor, targets: Tensor, means: bool = False) -> Learned:
+    """What logits (K, V) say of tokens: the row `states[n]` of them predicts `targets[n]`."""
+    found, right, mean = _of_logits(nn.Identity(), logits, states, targets, means)
+    return Learned(found, right, mean if means else None)
+
+
+def of_states(model: Decoder, hidden: Tensor, states: Tensor, targets: Tensor, means: bool = False) -> Learned:
+    """The same from the model's last states (K, W), without holding all logits at once."""
     head = model.lm_head
     if isinstance(head, RowHead) and len(head.tokens) * MANY_ROWS >= len(head.weight):
         weight = head.table

@@ -108,6 +108,18 @@ class Arenas:
         self.shape, self.context = shape, context
         self._by_room: dict[int, Arena] = {}
 
+    @classmethod
+    def of(cls, block: Block, context: int) -> Arenas:
+        """Arenas for rows like this one."""
+        layers, heads, width, _ = block.keys.shape
+        return cls(Shape(layers, heads, width, block.keys.dtype, block.keys.device), context)
+
+    def seated(self, block: Block) -> Seat:
+        """A seat that holds a prompt which was read elsewhere."""
+        seat = Seat(block, length=block.values.shape[2])
+        self.settle(seat)
+        return seat
+
     def open(self, places: int) -> Seat:
         """A seat that reads a prompt of so many tokens."""
         layers, heads, width, dtype, device = self.shape

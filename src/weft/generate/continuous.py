@@ -103,10 +103,18 @@ class Engine:
                 raise RunError(f"the engine of {name} has ended ({self._ended or 'its thread is gone'}).")
             if self._deadline is not None:
                 raise Full(f"the engine of {name} is being closed and takes no more requests.", 5.0)
-            line = self._admission.line
-            line.add(row, min(LONGEST_RETRY, max(1.0, self._pace * (line.rows + 1))))
+            self._admission.line.add(row, self._retry_after())
         self.wake()
         return Ticket(self, row)
+
+    def refuse(self, owner: str, ahead: int = 0, own_ahead: int = 0) -> None:
+        """Raises Full where a request of `owner` would find no place now, however short it is: to be asked before
+        work is spent on it. `ahead`: requests that are being prepared for this engine, `own_ahead` of them the owner's.
+        """
+        with self._change:
+            taken_at_once = max(0, self.limits.rows - len(self._running) - self._admission.line.rows)
+            ahead = max(0, ahead - taken_at_once)
+            self._admission.line.refuse(owner, 1, self._retry_after(), ahead=ahead, own_ahead=min(ahead, own_ahead))
 
     def wake(self) -> None:
         """Let the engine look at what changed."""
@@ -141,6 +149,9 @@ class Engine:
         self.wake()
         self._thread.join()
         self.grammars.close()
+
+    def _retry_after(self) -> float:
+        return min(LONGEST_RETRY, max(1.0, self._pace * (self._admission.line.rows + 1)))
 
     # The engine's thread.
 
@@ -227,18 +238,30 @@ class Engine:
 
     def _step(self, active: list[tuple[Row, Work]]) -> None:
         try:
-            logits = self._pass.forward([work for _, work in active])
+            logits, at = self._pass.forward([work for _, work in active]), 0
+            behind: list[int] = []
             for row, work in active:
+                at += work.wanted
+                if work.asks:
+                    behind.append(at - 1)
+                if work.scores:
+                    self._score(row, logits[at - work.wanted : at])
                 if not work.answering:
                     row.read += len(work.ids)
                     self._read += len(work.ids)
                     self._sharing.keep_prompt(row)
             if asking := [row for row, work in active if work.asks]:
-                self._draw(asking, logits)
+                self._draw(asking, logits if len(behind) == len(logits) else logits[behind])
         except Exception as error:  # whose fault it was cannot be told: all that took part end, the engine goes on
             for row, _ in active:
                 if row.seat is not None:
                     self._end(row, "error", _said(error))
+
+    def _score(self, row: Row, logits: torch.Tensor) -> None:
+        """Tell a row what the model makes of the prompt that it reads."""
+        with self._concerning(row):
+            if (step := row.scored(logits)).prompt_logprobs:
+                row.on_step(step)
 
     def _draw(self, asking: list[Row], logits: torch.Tensor) -> None:
         """The next token of each row."""
@@ -255,22 +278,9 @@ class Engine:
 
     def _take(self, row: Row, picked: Picked | None) -> None:
         """Tell a row its token."""
-        if picked is None:
-            raise RunError("the model gave no finite number for the next token.")
-        token, finish = picked.token, None
-        if token in row.generation.end_ids:
-            self._finish(row, Step(finish="stop", cached=row.cached))
-            return
-        row.drawing.took(token)
-        self._generated += 1
-        if row.matcher is not None:
-            row.matcher.took(token)
-            finish = "stop" if row.matcher.done else None
-        if finish is None and len(row.drawing.drawn) >= row.generation.draw.max_tokens:
-            finish = "length"
-        logprobs = () if picked.logprob is None else (picked.logprob,)
-        step = Step((token,), logprobs, (picked.top,) if logprobs else (), finish, row.cached)
-        if finish is None:
+        step = row.took(picked)
+        self._generated += len(step.ids)
+        if step.finish is None:
             row.on_step(step)
         else:
             self._finish(row, step)

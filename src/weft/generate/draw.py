@@ -74,6 +74,16 @@ def pick(logits: Tensor, rows: Sequence[Drawing], allowed: Sequence[Tensor | Non
     ]
 
 
+def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[Picked]:
+    """Tokens that stand already, as drawn ones are told: logits (n, V) float32 of their n places."""
+    logprobs = logits.log_softmax(-1)
+    places = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    own = logprobs.gather(-1, places[:, None]).squeeze(-1).tolist()
+    values, best = (x.tolist() for x in logprobs.topk(min(count, logits.shape[-1])))
+    tops = (tuple(zip(*each, strict=True)) for each in zip(best, values, strict=True))
+    return [Picked(*each) for each in zip(tokens, own, tops, strict=True)]
+
+
 def uniform(seed: int, place: int) -> float:
     """A number in [0, 1) that depends on `seed` and `place` alone, on every machine."""
     digest = hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()

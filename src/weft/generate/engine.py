@@ -1,36 +1,37 @@
-"""Many prompts in, replies out: a batch shares its common prefix, scores the expected answers and decodes together.
+"""Many prompts in, replies out, from the rows and passes that serving has: seats, steps and drawing are the same.
 
-Each row is laid out as `prefix · suffix · expected answer · padding`. One pass over it needs no padding mask, since
-everything that a row must not see lies to its right; decoding then goes on behind it with the answer and the padding
-masked out. So a reply and the log-loss of the expected answer cost one prompt pass together.
-Left out: adapters per row, admission while running, streaming to many (the server's engine).
+Rows are read in groups that begin alike, what all begin with once for all, and expected answers are scored in the same
+pass. Then every step gives each row a token; where enough have ended, the next group is read. Errors end the whole.
+Left out: adapters per row, requests that come and go, other threads (`continuous.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from weft.errors import ModelError, UsageError
-from weft.generate.cache import empty_cache
-from weft.generate.sampling import pick
+from weft.errors import UsageError
+from weft.forest.build import MIN_SAVED
+from weft.generate.draw import Drawing, pick
+from weft.generate.general import GeneralPass
+from weft.generate.plain import PlainPass
+from weft.generate.requests import Draw, Generation, Step
+from weft.generate.row import Row
 from weft.generate.sampling_config import Sampling
+from weft.models.decoder import Decoder
 from weft.models.load import Base
+from weft.records import Tokens
 
 ROWS = 128
-TOKENS = 49_152
-"""Largest batch, in rows and in tokens of prompt and answer."""
-LOGITS = 64_000_000
-"""Most logits held at once, as numbers."""
-SHORTEST_PREFIX = 16
-KEPT_SHARE = 0.75
-"""Rows are copied together once no more than this share of them is still going on."""
+"""Most rows that go on together; others are read once no more than half of them are left."""
+READ = 8192
+"""Most tokens that are read in one pass; what rows share counts once. One row may be longer."""
+HELD = 512 * 2**20
+"""Bytes of keys and values that the rows may come to at their longest. One row may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,192 +59,107 @@ def answer(
 
     Raises UsageError where a prompt leaves no room for its answer in the base's context.
     """
-    if not requests:
-        return []
-    _refuse_too_long(base, requests, sampling)
-    prefix = _common_prefix([request.prompt for request in requests])
-    cache = _prefill(base, prefix) if prefix else None
-    results: dict[int, Result] = {}
-    for rows in _batches(base, requests, sampling):
-        chunk = [requests[row] for row in rows]
-        results.update(zip(rows, _finished(base, chunk, sampling, len(prefix), cache), strict=True))
-        on_done(len(rows))
-    return [results[row] for row in range(len(requests))]
+    answering = _Answering(base, requests, sampling)
+    ids: list[list[int]] = [[] for _ in requests]
+    reasons: list[Literal["stop", "length"]] = ["length"] * len(requests)
+    for number, step in answering.steps():
+        ids[number] += step.ids
+        if step.finish:
+            reasons[number] = "stop" if step.finish == "stop" else "length"
+            on_done(1)
+    told = zip(ids, reasons, answering.log_losses, strict=True)
+    return [Result(tuple(own), reason, log_loss) for own, reason, log_loss in told]
 
 
 @torch.inference_mode()
 def stream(base: Base, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """The ids of one reply as they come, end token left out."""
-    request = Request(tuple(prompt))
-    _refuse_too_long(base, [request], sampling)
-    batch = _Batch(base, [request], sampling, 0, None)
-    told = 0
-    while True:
-        yield from batch.generated[0][told:]
-        told = len(batch.generated[0])
-        if not batch.live:
-            return
-        batch.step()
+    for _, step in _Answering(base, [Request(tuple(prompt))], sampling).steps():
+        yield from step.ids
 
 
-def _finished(
-    base: Base, chunk: Sequence[Request], sampling: Sampling, prefix: int, cache: Cache | None
-) -> list[Result]:
-    batch = _Batch(base, chunk, sampling, prefix, cache)
-    if not _padding_shifts_window(base, chunk, sampling):
-        while batch.live:
-            batch.step()
-        return batch.results()
-    # A sliding window counts columns, padding included: such rows are scored and decoded alone, without padding.
-    alone = _Batch(base, [Request(chunk[0].prompt)], sampling, prefix, cache)
-    while alone.live:
-        alone.step()
-    return [replace(alone.results()[0], log_loss=batch.log_losses[0])]
+class _Answering:
+    """Requests on their way through a base. Each draws with a seed of its own, so batch mates change nothing."""
 
-
-class _Batch:
-    """Rows that are decoded in step. Finished rows leave the tensors once they are a quarter of them."""
-
-    def __init__(
-        self, base: Base, requests: Sequence[Request], sampling: Sampling, prefix: int, cache: Cache | None
-    ) -> None:
-        self.base, self.sampling, self.requests = base, sampling, requests
-        self.generated: list[list[int]] = [[] for _ in requests]
-        self.reasons: list[Literal["stop", "length"]] = ["length"] * len(requests)
-        self.rows = list(range(len(requests)))  # in the order of the tensors; finished ones stay for a while
-        self.live = set(self.rows)
-        self.generators = [torch.Generator().manual_seed(sampling.seed + row) for row in self.rows]
-        self.cache = _expanded(cache, len(requests)) if cache is not None else empty_cache()
+    def __init__(self, base: Base, requests: Sequence[Request], sampling: Sampling) -> None:
+        _refuse_too_long(base, requests, sampling)
+        self._requests = requests
+        self._rows = [_row(base, request, sampling, number) for number, request in enumerate(requests)]
+        reach = max((row.reach for row in self._rows), default=0)
+        self._pass = PlainPass(base) if isinstance(base.model, Decoder) else GeneralPass(base, reach)
+        # Neighbours in this order begin alike.
+        order = sorted(range(len(requests)), key=lambda number: requests[number].prompt)
+        self._shared = _shared([requests[number].prompt for number in (order[:1] + order[-1:])], len(requests))
+        self._waiting, self._running = order[::-1], list[int]()
         self.log_losses: list[float | None] = [None] * len(requests)
-        self._prompt_pass(prefix)
 
-    def _prompt_pass(self, prefix: int) -> None:
-        device = self.base.device
-        rows = [list(request.prompt[prefix:] + request.answer) for request in self.requests]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        ends = torch.tensor([len(request.prompt) - prefix for request in self.requests], device=device)  # (B,)
-        first = int(ends.min()) - 1
-        positions = torch.arange(prefix, prefix + width, device=device).expand(len(rows), -1)
-        keep = max(width - first, 1)
-        logits = _forward(self.base, ids, positions, self.cache, None, keep)  # (B, keep, V), columns from `first`
-        rows_index = torch.arange(len(rows), device=device)
-        for row, request in enumerate(self.requests):
-            if request.answer:
-                start = int(ends[row]) - 1 - first
-                targets = torch.tensor(request.answer, device=device)
-                scores = logits[row, start : start + len(request.answer)].float().log_softmax(-1)
-                self.log_losses[row] = -float(scores.gather(-1, targets[:, None]).mean())
-        self.positions = ends + prefix
-        self.mask = torch.ones(len(rows), prefix + width, dtype=torch.long, device=device)
-        self.mask[:, prefix:] = torch.arange(width, device=device) < ends[:, None]
-        self._take(logits[rows_index, ends - 1 - first])
+    def steps(self) -> Iterator[tuple[int, Step]]:
+        """(number of the request, what it hears), until all are answered."""
+        while self._waiting or self._running:
+            if group := self._group():
+                yield from self._taken(group, self._read(group))
+            else:
+                running = list(self._running)
+                yield from self._taken(running, self._pass.forward([self._rows[n].work(0) for n in running]))
 
-    def step(self) -> None:
-        """One more token for each row."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], -1)
-        last = torch.tensor([self.generated[row][-1:] or [0] for row in self.rows], device=self.base.device)
-        logits = _forward(self.base, last, self.positions[:, None], self.cache, self.mask, 1)
-        self.positions = self.positions + 1
-        self._take(logits[:, -1])
+    def _group(self) -> list[int]:
+        """Requests to be read now: as many as there is room for, none while most rows still go on."""
+        group: list[int] = []
+        tokens, held = 0, sum(self._rows[number].reach for number in self._running)
+        while self._waiting and len(self._running) <= ROWS // 2 and len(self._running) + len(group) < ROWS:
+            number = self._waiting[-1]
+            request, reach = self._requests[number], self._rows[number].reach
+            known = _agreed(self._requests[group[-1]].prompt, request.prompt) if group else self._shared
+            tokens += len(request.prompt) + len(request.answer) - known
+            held += reach
+            too_large = held * self._pass.token_bytes > HELD and (group or self._running)
+            if too_large or (tokens > READ and group):
+                break
+            group.append(self._waiting.pop())
+        return group
 
-    def _take(self, logits: Tensor) -> None:
-        """Append the picked tokens of live rows. logits (rows, V)."""
-        picked = pick(logits, self.sampling, [self.generators[row] for row in self.rows]).tolist()
-        for row, token in zip(self.rows, picked, strict=True):
-            if row not in self.live:
-                continue
-            if token in self.base.chat.end_ids:
-                self.reasons[row] = "stop"
-                self.live.discard(row)
-                continue
-            self.generated[row].append(token)
-            if len(self.generated[row]) >= self.sampling.max_tokens:
-                self.live.discard(row)
-        if self.live and len(self.live) <= KEPT_SHARE * len(self.rows):
-            self._let_finished_rows_go()
+    def _read(self, group: list[int]) -> Tensor:
+        """Logits (rows, V) behind the prompts of these requests."""
+        chosen = [self._requests[number] for number in group]
+        rows = [_scored(request) for request in chosen]
+        read = self._pass.read(rows, [len(request.prompt) for request in chosen], self._shared)
+        for number, one in zip(group, read, strict=True):
+            self._rows[number].seat, self.log_losses[number] = one.seat, one.log_loss
+        self._running += group
+        return torch.stack([one.logits for one in read])
 
-    def _let_finished_rows_go(self) -> None:
-        places = [place for place, row in enumerate(self.rows) if row in self.live]
-        self.rows = [self.rows[place] for place in places]
-        index = torch.tensor(places, device=self.base.device)
-        self.positions, self.mask = self.positions[index], self.mask[index]
-        self.cache.batch_select_indices(index)
-
-    def results(self) -> list[Result]:
-        return [
-            Result(tuple(ids), reason, loss)
-            for ids, reason, loss in zip(self.generated, self.reasons, self.log_losses, strict=True)
-        ]
+    def _taken(self, numbers: list[int], logits: Tensor) -> Iterator[tuple[int, Step]]:
+        """The next token of each row."""
+        for number, picked in zip(numbers, pick(logits, [self._rows[n].drawing for n in numbers]), strict=True):
+            step = self._rows[number].took(picked)
+            if step.finish:
+                self._pass.close(self._rows[number].seat)
+                self._running.remove(number)
+            yield number, step
 
 
-def _forward(base: Base, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None, keep: int) -> Tensor:
-    """Logits of the last `keep` columns: ids (B, T) behind what the cache holds → (B, keep, V)."""
-    output: Any = base.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=keep,
+def _row(base: Base, request: Request, sampling: Sampling, number: int) -> Row:
+    draw = Draw(sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed + number)
+    generation = Generation(request.prompt, draw, end_ids=frozenset(base.chat.end_ids))
+    return Row(generation, lambda step: None, Drawing(draw, sampling.seed + number), read=len(request.prompt))
+
+
+def _scored(request: Request) -> Tokens:
+    learn = (False,) * len(request.prompt) + (True,) * len(request.answer)
+    return Tokens(request.prompt + request.answer, learn)
+
+
+def _shared(ends: Sequence[tuple[int, ...]], count: int) -> int:
+    """How many tokens all prompts begin with, of which these are the first and the last; 0 where it is not worth it."""
+    length = min(_agreed(*ends), *(len(prompt) - 1 for prompt in ends)) if count > 1 else 0
+    return length if length >= MIN_SAVED else 0
+
+
+def _agreed(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """How many tokens both begin with."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
-    return output.logits
-
-
-def _prefill(base: Base, prefix: tuple[int, ...]) -> Cache:
-    cache = empty_cache()
-    ids = torch.tensor([prefix], device=base.device)
-    _forward(base, ids, torch.arange(len(prefix), device=base.device)[None], cache, None, 1)
-    return cache
-
-
-def _expanded(cache: Cache, rows: int) -> Cache:
-    """The one-row cache for each of `rows` rows."""
-    copy = empty_cache()
-    for index, layer in enumerate(cache.layers):
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None:
-            raise ModelError(f"layer {index} keeps no keys and values: its prompt cannot be shared between rows.")
-        copy.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
-    return copy
-
-
-def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """What all prompts begin with, at least one token short of each; empty where sharing would not pay."""
-    if len(prompts) < 2:
-        return ()
-    low, high = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    length = next((i for i in range(most) if low[i] != high[i]), most)
-    return low[:length] if length >= SHORTEST_PREFIX else ()
-
-
-def _batches(base: Base, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[int]]:
-    """Rows of similar length together, within the limits on rows, tokens and logits."""
-    order = sorted(range(len(requests)), key=lambda row: (len(requests[row].prompt), len(requests[row].answer), row))
-    most = math.ceil(len(requests) / math.ceil(len(requests) / ROWS))  # even batches rather than a last one of one row
-    vocabulary = base.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-    batch: list[int] = []
-    for row in order:
-        longest = max(len(requests[r].prompt) + len(requests[r].answer) for r in [*batch, row])
-        spread = longest - min(len(requests[r].prompt) for r in [*batch, row]) + 1
-        count = len(batch) + 1
-        full = count > most or count * longest > TOKENS or count * spread * vocabulary > LOGITS
-        if batch and (full or _padding_shifts_window(base, [requests[row]], sampling)):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _padding_shifts_window(base: Base, requests: Sequence[Request], sampling: Sampling) -> bool:
-    """Whether a row is longer than the base's sliding attention window, where it has one."""
-    config = base.model.config
-    window = getattr(config, "sliding_window", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
-        return False
-    return any(len(request.prompt) + len(request.answer) + sampling.max_tokens > window for request in requests)
 
 
 def _refuse_too_long(base: Base, requests: Sequence[Request], sampling: Sampling) -> None:

@@ -36,23 +36,31 @@ class Line(Generic[Row]):
     def __iter__(self):
         return iter([row for rows in self._owners.values() for row in rows])
 
-    def add(self, row: Row, retry_after: float) -> None:
-        """Put `row` at the end of its owner's line. Raises Full, with `retry_after` in it."""
-        owner, tokens = row.generation.owner, len(row.generation.prompt)
+    def refuse(self, owner: str, tokens: int, retry_after: float, *, ahead: int = 0, own_ahead: int = 0) -> None:
+        """Raises Full, with `retry_after` in it, where a request of so many prompt tokens would find no place.
+
+        `ahead`: requests that are on their way into the line and count as if they stood in it, `own_ahead` of them
+        this owner's.
+        """
         own = self._owners.get(owner, {})
         shares = len(self._owners) + (0 if owner in self._owners else 1)
         own_tokens = sum(len(other.generation.prompt) for other in own)
         for what, held, mine, new, most in (
-            ("requests", self.rows, len(own), 1, self._limits.waiting),
+            ("requests", self.rows + ahead, len(own) + own_ahead, 1, self._limits.waiting),
             ("prompt tokens", self.tokens, own_tokens, tokens, self._limits.waiting_tokens),
         ):
             over_all, over_share = held + new > most, mine + new > most / shares
-            if self.rows and ((over_all and over_share) or held + new > HARD * most):
+            if self.rows + ahead and ((over_all and over_share) or held + new > HARD * most):
                 raise Full(
                     f"the waiting line is full: {held} {what}, {mine} of them yours, at most {most} together. "
                     f"Try again in {retry_after:.0f} s.",
                     retry_after,
                 )
+
+    def add(self, row: Row, retry_after: float) -> None:
+        """Put `row` at the end of its owner's line. Raises Full as `refuse` does."""
+        owner, tokens = row.generation.owner, len(row.generation.prompt)
+        self.refuse(owner, tokens, retry_after)
         self._owners.setdefault(owner, {})[row] = None
         self.rows, self.tokens = self.rows + 1, self.tokens + tokens
 

@@ -18,6 +18,7 @@ from weft.generate.arenas import Arenas, Block, Seat, Shape
 from weft.generate.prefixes import BLOCK
 from weft.generate.stack import Stack
 from weft.generate.step import StepLayout
+from weft.generate.step_adapters import StepAdapters
 from weft.generate.updates import HEAD, Key, Product, ServedAdapter, serve
 from weft.generate.work import Work
 from weft.models.decoder import Decoder
@@ -90,39 +91,48 @@ class DecoderPass:
 
     @torch.inference_mode()
     def forward(self, works: Sequence[Work]) -> Tensor:
-        """Logits (asking works, V) float32, in the order of `works`. The seats hold the ids afterwards."""
-        step = StepLayout(self, works)
+        """Logits (n, V) float32: so many rows of each work as it wants, in order. The seats hold the ids afterwards."""
+        step = StepLayout(self.arenas, self.width // self.kept, works)
+        adapters = StepAdapters(step, self.stack, self.products)
         x = functional.embedding(step.ids, self.model.model.embed_tokens.weight)
-        step.place_rows(x)
+        adapters.place_rows(x)
         cos, sin = self._turns(step.positions)
         for index, layer in enumerate(self._layers):
-            x = self._layer(index, layer, x, cos, sin, step)
+            x = self._layer(index, layer, x, (cos, sin), step, adapters)
         x = self._normal(x if step.keep is None else x[step.keep], self.norm)
         for work in works:
             work.seat.length += len(work.ids)
-        return step.headed(x, self.products[HEAD](x)).float()
+        return adapters.headed(x, self.products[HEAD](x)).float()
 
-    def _layer(self, index: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, step: StepLayout) -> Tensor:
+    def _layer(
+        self,
+        index: int,
+        layer: _Layer,
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
+        step: StepLayout,
+        adapters: StepAdapters,
+    ) -> Tensor:
         states = self._normal(x, layer.before)
         mixed = layer.qkv(states)
-        step.adapt((index, "qkv"), states, mixed)
+        adapters.adapt((index, "qkv"), states, mixed)
         heads = mixed.view(len(x), -1, self.size)
         turning = heads[:, : self.width + self.kept].float()
         if layer.heads is not None:
             turning = functional.rms_norm(turning, (self.size,), None, self.eps).mul_(layer.heads)
         half = self.size // 2
-        turned = torch.addcmul(turning * cos, turning.roll(half, -1), sin).to(self.dtype)
+        turned = torch.addcmul(turning * turns[0], turning.roll(half, -1), turns[1]).to(self.dtype)
         seen = step.attend(index, turned[:, : self.width], turned[:, self.width :], heads[:, self.width + self.kept :])
         change = layer.out(seen)
-        step.adapt((index, "out"), seen, change)
+        adapters.adapt((index, "out"), seen, change)
         x = x + change
         states = self._normal(x, layer.after)
         both = layer.gate_up(states)
-        step.adapt((index, "gate_up"), states, both)
+        adapters.adapt((index, "gate_up"), states, both)
         gate, up = both.chunk(2, -1)
         inner = functional.silu(gate).mul_(up)
         change = layer.down(inner)
-        step.adapt((index, "down"), inner, change)
+        adapters.adapt((index, "down"), inner, change)
         return x.add_(change)
 
     def _normal(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -59,6 +59,9 @@ class Generation:
     """What the reply must look like."""
     owner: str = "local"
     """Whose turn it is: waiting requests are taken in turn from the owners."""
+    prompt_logprobs: int | None = None
+    """None: the prompt is only read. 0 to 20: its tokens are told with their log-probabilities, all but the first, and
+    with those of so many most probable ones. The prefix cache gives such a prompt nothing: all of it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class Step:
     """Prompt tokens whose keys and values came from the cache."""
     error: str | None = None
     """What went wrong, where `finish` is `error`."""
+    prompt_logprobs: tuple[float, ...] = ()
+    """Of the prompt's tokens as they are read, from the second on, in pieces and before the first new token."""
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Per such token the most probable ones at its place."""
 
 
 @dataclass(frozen=True, slots=True)

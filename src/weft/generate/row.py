@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weft.errors import UsageError
+from weft.errors import RunError, UsageError
 from weft.generate.adapters import Loaded
 from weft.generate.constrain import Matcher
-from weft.generate.draw import Drawing
+from weft.generate.draw import Drawing, Picked, score
 from weft.generate.requests import MOST_TOP_LOGPROBS, Generation, Limits, Step
 from weft.generate.work import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(eq=False, slots=True)
@@ -51,7 +54,33 @@ class Row:
         if self.answering:
             return Work(self.seat, packed, self.drawing.drawn[-1:], asks=True, answering=True)
         ids = self.generation.prompt[self.read : self.read + room]
-        return Work(self.seat, packed, ids, self.read + len(ids) == len(self.generation.prompt), answering=False)
+        last = self.read + len(ids) == len(self.generation.prompt)
+        return Work(self.seat, packed, ids, last, answering=False, scores=self.generation.prompt_logprobs is not None)
+
+    def scored(self, logits: Tensor) -> Step:
+        """What the row hears of its prompt: logits (n, V) behind each id of the piece that was just read."""
+        tokens = self.generation.prompt[self.read + 1 : self.read + 1 + len(logits)]
+        said = score(logits[: len(tokens)], tokens, self.generation.prompt_logprobs or 0)
+        return Step(
+            prompt_logprobs=tuple(one.logprob or 0.0 for one in said), prompt_top=tuple(one.top for one in said)
+        )
+
+    def took(self, picked: Picked | None) -> Step:
+        """What the row hears of its next token. Raises RunError where the model gave no finite number for any."""
+        if picked is None:
+            raise RunError("the model gave no finite number for the next token.")
+        token, finish = picked.token, None
+        if token in self.generation.end_ids:
+            return Step(finish="stop", cached=self.cached)
+        self.drawing.took(token)
+        if self.matcher is not None:
+            self.matcher.took(token)
+            finish = "stop" if self.matcher.done else None
+        if finish is None and len(self.drawing.drawn) >= self.generation.draw.max_tokens:
+            finish = "length"
+        logprobs = () if picked.logprob is None else (picked.logprob,)
+        top = (picked.top,) if logprobs else ()
+        return Step((token,), logprobs, top, finish=finish, cached=self.cached)
 
 
 def refuse_impossible(
@@ -67,8 +96,9 @@ def refuse_impossible(
         raise UsageError(f"max_tokens is {draw.max_tokens}, expected 1 or more.")
     if bad:
         raise UsageError(f"token {bad[0]} is not one of {name}'s {vocabulary} (0 to {vocabulary - 1}).")
-    if draw.top_logprobs is not None and not 0 <= draw.top_logprobs <= MOST_TOP_LOGPROBS:
-        raise UsageError(f"top_logprobs is {draw.top_logprobs}, expected 0 to {MOST_TOP_LOGPROBS}.")
+    for what, asked in (("top_logprobs", draw.top_logprobs), ("prompt_logprobs", generation.prompt_logprobs)):
+        if asked is not None and not 0 <= asked <= MOST_TOP_LOGPROBS:
+            raise UsageError(f"{what} is {asked}, expected 0 to {MOST_TOP_LOGPROBS}.")
     reach = len(prompt) + draw.max_tokens
     if reach > context:
         raise UsageError(

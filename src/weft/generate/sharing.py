@@ -16,8 +16,11 @@ class Sharing:
         self.cache = PrefixCache(limit, owner.block_bytes or 1)
 
     def name(self, row: Row) -> None:
-        """Give the row its blocks' names. The prompt's last token is always read: its logits are wanted."""
-        if self._works:
+        """Give the row its blocks' names. The prompt's last token is always read: its logits are wanted.
+
+        A prompt whose tokens are all to be told is read whole, and has no names.
+        """
+        if self._works and row.generation.prompt_logprobs is None:
             row.names = keys(row.generation.owner, row.generation.adapter, row.generation.prompt[:-1])
 
     def begin(self, row: Row, being_made: set[bytes]) -> bool:

@@ -23,6 +23,13 @@ class Work:
     """Whether the logits behind the last id are wanted."""
     answering: bool
     """Whether the prompt was read before; then there is one id. A row that answers takes part in every step."""
+    scores: bool = False
+    """Whether the logits behind each of the ids are wanted."""
+
+    @property
+    def wanted(self) -> int:
+        """How many rows of logits."""
+        return len(self.ids) if self.scores else int(self.asks)
 
 
 class Pass(Protocol):
@@ -54,5 +61,5 @@ class Pass(Protocol):
         ...
 
     def forward(self, works: Sequence[Work]) -> Tensor:
-        """Logits (asking works, V) float32, in the order of `works`. The seats hold the ids afterwards."""
+        """Logits (n, V) float32: so many rows of each work as it wants, in order. The seats hold the ids afterwards."""
         ...
