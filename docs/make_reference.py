@@ -20,8 +20,9 @@ Settings go by flag, then by environment (`WEFT_` and the name in capitals), the
 by default. A key of the YAML file is the flag without dashes in front, with `_` for `-`; the adapter's settings stand
 under `lora:`. Unknown keys are refused. The run's folder keeps every value with its origin.
 
-Exit codes: 0 fine · 1 the answer is no (the examples cannot be used) · 2 misuse · 3 failed · 130 interrupted ·
-143 told to stop (SIGTERM): saved, and the same command goes on.
+Exit codes: 0 fine · 1 the answer is no (the examples cannot be used, the store is damaged) · 2 misuse · 3 failed · 130
+interrupted · 143 told to stop (SIGTERM). After the last two `run`, `train` and `eval` go on from where they were when
+the same command is given again; the others leave nothing half-done.
 """
 
 

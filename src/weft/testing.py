@@ -114,8 +114,8 @@ class EchoEngine:
     """A serving engine without a model: it says the prompt's words again, or what it is told to say.
 
     It takes what `generate.continuous.Engine` takes and answers in the same steps: one token each, in turn between the
-    running requests, with limits, cancellation and log-probabilities (each token's is -0.5). Adapters, temperature and
-    constraints change nothing.
+    running requests, with limits, cancellation and log-probabilities (each token's is -0.5, of the prompt -0.25).
+    Adapters, temperature and constraints change nothing.
 
     `reply`: the text of every answer, or a function from the request to token ids; without it, the prompt's tokens that
     are no control tokens. `token_seconds`: a pause before each token. `fails_after`: so many tokens, then an error.
@@ -168,13 +168,21 @@ class EchoEngine:
     def submit(self, generation: Generation, on_step: Callable[[Step], None]) -> EchoTicket:
         """Take a request; `on_step` is called from the engine's thread. Raises Full."""
         with self._changed:
-            if len(self._waiting) >= self.limits.waiting:
-                raise Full(f"{len(self._waiting)} requests wait already", retry_after=1.0)
+            self._refuse(0)
             ticket = EchoTicket(self._ids(generation), generation, on_step)
             self.tickets.append(ticket)
             self._waiting.append(ticket)
             self._changed.notify_all()
         return ticket
+
+    def refuse(self, owner: str, ahead: int = 0, own_ahead: int = 0) -> None:
+        """Raises Full where a request would find no place now, with `ahead` others on their way."""
+        with self._changed:
+            self._refuse(max(0, ahead - max(0, self.limits.rows - len(self._running) - len(self._waiting))))
+
+    def _refuse(self, ahead: int) -> None:
+        if len(self._waiting) + ahead >= self.limits.waiting:
+            raise Full(f"{len(self._waiting) + ahead} requests wait already", retry_after=1.0)
 
     def close(self, drain_seconds: float = 0.0) -> None:
         """Take nothing new, let answers go on for so long, then end them as cancelled."""
@@ -228,6 +236,11 @@ class EchoEngine:
             step = Step(finish="cancelled")
         elif self.fails_after is not None and ticket.told >= self.fails_after:
             step = Step(finish="error", error="planned")
+        elif (most := ticket.generation.prompt_logprobs) is not None and not ticket.read:
+            ticket.read = True
+            ids = ticket.generation.prompt[1:]
+            tops = tuple(tuple((id_ + place, -0.25 - place) for place in range(most)) for id_ in ids)
+            step = Step(prompt_logprobs=(-0.25,) * len(ids), prompt_top=tops)
         elif ticket.told == len(ticket.ids):
             step = Step(finish="stop")
         else:
@@ -250,6 +263,7 @@ class EchoTicket:
     generation: Generation
     on_step: Callable[[Step], None]
     told: int = 0
+    read: bool = False
     cancelled: bool = False
 
     def cancel(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from weft.cli import main
 from weft.cli.terminal import TerminalProgress
+from weft.cli.train import best
 
 LABELS = {"billing": "invoice", "shipping": "parcel", "account": "login"}
 BRIEF = ["--learning-rate", "1e-3", "--epochs", "1", "--lora-r", "4"]
@@ -138,6 +139,17 @@ def test_a_run_without_a_name_is_found_again_by_its_settings(weft: Any, work: Pa
     other = json.loads(weft("train", "a.csv", "--base", "tiny", *BRIEF, "--seed", 1, "--json")[1])
     assert other["run"] != first["run"]
     assert weft("eval", first["run"], "--json")[0] == 0
+
+
+def test_training_says_by_what_the_best_was_chosen(weft: Any, work: Path) -> None:
+    told = ["train", "a.csv", "--base", "tiny", *BRIEF, "--stop-on", "accuracy", "--stop-rows", 8, "--out", "scored"]
+    code, out, _ = weft(*told)
+    record = json.loads((work / "scored/training.json").read_text())
+    score, step, loss = record["best_measures"]["accuracy"], record["best_step"], record["best_loss"]
+    said = f"best validation accuracy {score:.4f}, which chose step {step}; validation loss {loss:.4f} nats per token"
+    assert code == 0 and f"{said} there\n" in out
+    by_loss = best({**record, "chosen_by": "loss"}, "nats per token")
+    assert by_loss == f"best validation loss {loss:.4f} nats per token at step {step}"
 
 
 def test_eval_puts_two_runs_side_by_side(weft: Any, work: Path) -> None:

@@ -46,13 +46,27 @@ def test_a_key_is_made_listed_and_revoked(data: str) -> None:
     assert secret not in json.dumps(listed)
     assert run("keys", "revoke", listed[0]["id"], "--data", data).exit_code == 0
     shown = run("keys", "list", "--data", data).stdout
-    assert "laptop  owner alice  files,chat  revoked" in shown
-    assert "revoked" in shown
+    assert "laptop  owner alice  files,chat  revoked  never used" in shown
     assert all(secret.encode() not in path.read_bytes() for path in Path(data).rglob("*") if path.is_file())
 
 
+def test_the_list_is_a_table_and_says_when_a_key_was_last_used(data: str) -> None:
+    from weft.serve.keys import Keys
+
+    secret = run("keys", "create", "a", "--data", data).stdout.strip()
+    run("keys", "create", "longer", "--owner", "bob", "--data", data)
+    keys = Keys.open(Path(data), clock=lambda: 1_800_000_000)
+    assert keys.find(secret) is not None
+    keys.close()
+    first, second = run("keys", "list", "--data", data).stdout.splitlines()
+    assert first.index("owner local") == second.index("owner bob") and first.index("valid") == second.index("valid")
+    assert first.endswith("valid  used 2027-01-15") and second.endswith("valid  never used")
+    assert json.loads(run("keys", "list", "--json", "--data", data).stdout)["keys"][0]["last_used_at"] == 1_800_000_000
+
+
 def test_an_empty_list_says_how_to_make_one(data: str) -> None:
-    assert "weft keys create NAME" in run("keys", "list", "--data", data).stdout
+    assert run("keys", "list", "--data", data).stdout == f"There is no key in {data}. Make one: weft keys create NAME\n"
+    assert not Path(data).exists()
 
 
 @pytest.mark.parametrize(
@@ -162,4 +176,9 @@ def test_it_says_where_it_is_answers_and_leaves_when_it_is_told_to(
         client.models.list()
     assert client.with_options(api_key=made.stdout.strip()).models.list().data
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(90) == 0
+    assert process.stderr is not None
+    log = [json.loads(line) for line in process.stderr]  # no terminal: JSON, all of it
+    assert {"request"} < {line["event"] for line in log}
+    (stopping,) = [line["message"] for line in log if line["event"] == "stopping"]
+    assert stopping == "answers have 20 s to end; another signal ends at once"

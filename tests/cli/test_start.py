@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
+from typing import Any
+
+import pytest
 
 HEAVY = ["torch", "transformers", "scipy", "sqlalchemy", "httpx", "sklearn", "matplotlib", "fastapi", "peft", "numpy"]
 
@@ -27,12 +30,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_answers_within_its_budget() -> None:
     def seconds(*command: str) -> float:
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *command], capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # What Python itself needs is not ours; on a loaded machine the best of several tries is the honest one.
-    ours = min(seconds("-m", "weft", "--help") - seconds("-c", "pass") for _ in range(7))
+    # Of the processor, which is all that it waits for: a clock would count other people's work. What Python itself
+    # needs is not ours.
+    ours = min(seconds("-m", "weft", "--help") - seconds("-c", "pass") for _ in range(5))
     assert ours <= 0.150
 
 
@@ -57,3 +62,24 @@ def test_an_unknown_flag_ends_in_2() -> None:
     done = weft("run", "data.jsonl", "--learning-rat", "1")
     assert done.returncode == 2
     assert "--learning-rate" in done.stderr
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from weft.cli import main
+
+    def lacks(name: str) -> None:
+        def scan(*_: Any, **__: Any) -> None:
+            raise ModuleNotFoundError(name=name)
+
+        monkeypatch.setattr("weft.data.read.scan", scan)
+
+    lacks("sqlalchemy.orm")
+    with pytest.raises(SystemExit) as end:
+        main(["check", "a.jsonl"])
+    assert end.value.code == 2
+    assert "weft: this needs sqlalchemy, which is not installed: pip install 'weft[local]'" in capsys.readouterr().err
+    lacks("weft.lost")  # a fault of ours is not put on the user
+    with pytest.raises(ModuleNotFoundError):
+        main(["check", "a.jsonl"])

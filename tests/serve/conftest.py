@@ -44,6 +44,9 @@ class SilentEngine:
     def close(self, drain_seconds: float = 0.0) -> None:
         self.closed = drain_seconds
 
+    def refuse(self, owner: str, ahead: int = 0, own_ahead: int = 0) -> None:
+        """There is always a place."""
+
     def counts(self) -> SimpleNamespace:
         return SimpleNamespace(running=1, waiting=2, cached_tokens=3, adapters=4, generated=5, read=6, reused=7)
 

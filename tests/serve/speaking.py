@@ -96,7 +96,7 @@ def speaking(start: Callable[[Base], Any] = EchoEngine, base: Base = BASE, **set
     engines = Engines(config, lambda identity: Path(identity), open_base=lambda name: base, start=start)
     keys = SimpleNamespace(exist=lambda: False)
     said: Any = _Lines()
-    parts = dict.fromkeys(("files", "uploads", "jobs", "models", "blobs"))
+    parts = dict.fromkeys(("files", "uploads", "jobs", "models", "blobs", "permissions"))
     unused: Any = SimpleNamespace(keys=keys, **parts)
     names: Any = TwoNames()
     server = Server(config, store=unused, leases=unused, names=names, engines=engines, log=Log(stream=said))

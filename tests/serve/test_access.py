@@ -59,7 +59,8 @@ def test_every_route_needs_a_key_but_for_the_listed_ones(make_world: Callable[..
 def test_a_key_opens_what_its_scopes_say_and_nothing_else(make_world: Callable[..., World]) -> None:
     world = make_world()
     needs = {
-        "/v1/files": "files", "/v1/uploads": "files", "/v1/fine_tuning": "jobs", "/v1/models": "models",
+        "/v1/files": "files", "/v1/uploads": "files", "/v1/fine_tuning/checkpoints": "admin", "/v1/fine_tuning": "jobs",
+        "/v1/models": "models",
         "/v1/chat": "chat", "/v1/completions": "chat", "/v1/embeddings": "chat", "/metrics": "admin",
     }  # fmt: skip
     keys = {scope: {"authorization": f"Bearer {world.key('local', scope)}"} for scope in SCOPES}

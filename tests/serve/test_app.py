@@ -85,6 +85,7 @@ def test_secret_keys_are_masked_in_every_sentence() -> None:
 
 
 def test_health_is_there_at_once_and_readiness_when_the_model_is(make_world: Callable[..., World]) -> None:
+    """T35; with a real engine in test_readiness.py."""
     go, dead = threading.Event(), threading.Event()
     engines: list[SilentEngine] = []
 

@@ -79,6 +79,65 @@ def test_echo_gives_the_prompt_back() -> None:
     assert nothing.usage.completion_tokens == 0
 
 
+def test_an_echoed_text_has_a_log_probability_at_each_of_its_tokens() -> None:
+    choice = ask(prompt="So", echo=True, logprobs=2).choices[0]
+    logprobs = choice.logprobs
+    assert "".join(logprobs.tokens) == choice.text == "So and on."
+    assert logprobs.token_logprobs == [-0.25] * 2 + [-0.5] * 8  # the beginning of a document stands before the text
+    assert logprobs.text_offset == list(range(10))
+    assert logprobs.top_logprobs[0] == {"S": -0.25, "T": -1.25}
+    assert SAYING.engine.asked[-1].prompt_logprobs == 2
+
+
+def raw(**fields: Any) -> Any:
+    """The JSON of an answer that the strict SDK refuses: nothing predicts the first of token ids."""
+
+    async def work() -> Any:
+        async with SAYING.http() as client:
+            return (await client.post("/v1/completions", json={"model": MODEL} | fields)).json()
+
+    return asyncio.run(work())
+
+
+def test_the_first_of_echoed_ids_has_no_log_probability() -> None:
+    logprobs = raw(prompt=ids("Hi")[1:], echo=True, logprobs=1)["choices"][0]["logprobs"]
+    assert logprobs["tokens"][:2] == ["H", "i"]
+    assert logprobs["token_logprobs"][:3] == [None, -0.25, -0.5]
+    assert logprobs["top_logprobs"][:2] == [None, {"i": -0.25}]
+
+
+def test_a_prompt_is_scored_without_a_completion() -> None:
+    """What evaluation harnesses ask: `max_tokens` 0, or 1 and the last token left aside."""
+    for ids, count in (([72, 105], 1), ([72], 0)):
+        answer = raw(prompt=[ids, ids], max_tokens=0, echo=True, logprobs=1)
+        for choice in answer["choices"]:
+            assert (choice["text"], choice["finish_reason"]) == (BASE.chat.text(ids), "length")
+            assert choice["logprobs"]["token_logprobs"] == [None] + [-0.25] * count
+        assert answer["usage"]["completion_tokens"] == 0
+    one = raw(prompt=[72, 105], max_tokens=1, echo=True, logprobs=1)["choices"][0]["logprobs"]
+    assert one["token_logprobs"] == [None, -0.25, -0.5]
+    assert ask(max_tokens=0, echo=True, logprobs=0).choices[0].logprobs.token_logprobs == [-0.25] * 2
+
+
+def test_a_streamed_echo_says_the_same_as_a_whole_one() -> None:
+    for fields in ({"prompt": ["So", "Hi"], "n": 2}, {"prompt": [72, 105]}, {"prompt": "So", "max_tokens": 0}):
+        body = {"model": MODEL, "echo": True, "logprobs": 1, **fields}
+
+        async def work(body: dict[str, Any] = body) -> str:
+            async with SAYING.http() as client:
+                return (await client.post("/v1/completions", json={**body, "stream": True})).text
+
+        lines = [line[6:] for line in asyncio.run(work()).split("\n") if line.startswith("data: ")]
+        assert lines.pop() == "[DONE]"
+        pieces = [choice for line in lines for choice in json.loads(line)["choices"]]
+        for choice in raw(**body)["choices"]:
+            own = [piece for piece in pieces if piece["index"] == choice["index"]]
+            assert "".join(piece["text"] for piece in own) == choice["text"]
+            for field, told in choice["logprobs"].items():
+                assert [value for piece in own for value in (piece["logprobs"] or {}).get(field, [])] == told
+            assert own[-1]["finish_reason"] == choice["finish_reason"]
+
+
 def test_the_best_of_several_is_given() -> None:
     from weft.generate.requests import Step
 
@@ -128,7 +187,6 @@ def test_a_stream_says_the_same_and_ends() -> None:
         ({"best_of": 1, "n": 2}, "best_of", "must be at least `n`"),
         ({"best_of": 21}, "best_of", "less than or equal to 20"),
         ({"best_of": 2, "stream": True}, "best_of", "cannot be streamed"),
-        ({"echo": True, "logprobs": 1}, "logprobs", "log-probabilities of the prompt are not computed"),
         ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
         ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
         ({"prompt": []}, "prompt", "at least 1 item"),

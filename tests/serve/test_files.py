@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from tests.audit import PROGRAMS, Watch
 from tests.serve.conftest import CSV, World, chat_rows
 
 ANCHOR = "expires_after[anchor]"
@@ -149,6 +150,7 @@ def test_the_file_may_come_before_its_fields(world: World) -> None:
 
 
 def test_a_file_at_the_limit_is_taken_and_one_byte_more_is_a_413(make_world: Callable[..., World]) -> None:
+    """T28; its long form is in test_floods.py."""
     world = make_world(file_mb=1)
     line = LINE + b"\n"
     whole = line * ((1 << 20) // len(line))
@@ -208,6 +210,10 @@ WRONG = {
     "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",
     "elf": b"\x7fELF\x02\x01\x01" + b"\0" * 60,
     "pickle": b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.",
+    "pickle that runs": b"cos\nsystem\n(S'touch canary'\ntR.",
+    "script": b"#!/bin/sh\ntouch canary\n",
+    "python": b"import os; os.system('touch canary')\n",
+    "yaml that runs": b"!!python/object/apply:os.system ['touch canary']\n",
     "pickle 5": b"\x80\x05\x95\x10\0\0\0\0\0\0\0}\x94.",
     "utf-16": "\ufeff{}".encode("utf-16-le"),
     "utf-32": "\ufeff{}".encode("utf-32-le"),
@@ -230,9 +236,13 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_training_file_is_judged_by_its_content_when_it_arrives(kept: World, kind: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"Must be \.jsonl") as caught:
+    """T30: refused with its reason, and nothing of it runs."""
+    with (
+        Watch(*PROGRAMS) as watch,
+        pytest.raises(openai.BadRequestError, match=r"Must be \.jsonl \(.+\)") as caught,
+    ):
         upload(kept, WRONG[kind])
-    assert caught.value.param == "file"
+    assert caught.value.param == "file" and watch.told == []
     assert list((kept.server.store.data / "blobs").iterdir()) == []
 
 
@@ -253,6 +263,7 @@ HOSTILE = [
 
 
 def test_hostile_names_are_labels_and_never_paths(world: World) -> None:
+    """T29; over 300 names, and what they open, in test_hostile.py."""
     data = world.server.store.data
     before = {path.name for path in data.iterdir()}
     for name in HOSTILE:

@@ -1,6 +1,7 @@
 """The command `weft`: one thin file per verb, imported only when that verb is asked for.
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 the answer is no, 2 misuse, 3 failed.
+Results go to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 the answer is no, 2 misuse, 3 failed,
+130 interrupted, 143 told to stop.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any
 
 import click
 
+from weft.cli.interrupt import Terminated, terminable
+
 VERBS = {
     "run": "The whole road: check, split, measure the arms, fine-tune, verdict, report.",
     "check": "Every flaw of a file of examples, by line and rule.",
-    "train": "One training run on a file of examples.",
+    "train": "One training run on a file of examples, or on documents.",
     "eval": "Runs and arms on the sealed test split, side by side.",
     "chat": "Talk to a base or a run, or to two side by side.",
     "serve": "The fine-tuning API on this machine: jobs, tuned models, chat.",
     "keys": "Make, list and revoke the keys of a server.",
+    "store": "Back up, restore and check what a server keeps.",
 }
+_GO_ON = ("run", "train", "eval")
+"""The verbs that find again what they had done."""
 
 
 class Verbs(click.Group):
@@ -67,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # that sleep at once make short products as slow as on one core. A short spin has neither fault.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = cli.main(arguments, prog_name="weft", standalone_mode=False)
-        sys.stdout.flush()
+        with terminable():
+            code = cli.main(arguments, prog_name="weft", standalone_mode=False)
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show(sys.stderr)
         code = 2
@@ -77,8 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"weft: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nweft: interrupted. Nothing half-done is kept; the same command goes on from here.", err=True)
+        click.echo(f"weft: interrupted. {_kept(arguments)}", err=True)
         code = 130
+    except Terminated:
+        click.echo(f"weft: told to stop (SIGTERM). {_kept(arguments)}", err=True)
+        code = 143
+    except ModuleNotFoundError as error:
+        library = (error.name or "weft").split(".")[0]
+        if library == "weft":
+            raise
+        click.echo(f"weft: this needs {library}, which is not installed: pip install 'weft[local]'", err=True)
+        code = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -92,3 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("weft: out of memory. Use a smaller base, --batch-size or --max-tokens.", err=True)
         code = 3
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _kept(arguments: Sequence[str]) -> str:
+    goes_on = next((word for word in arguments if word in VERBS), "") in _GO_ON
+    return f"Nothing half-done is kept{'; the same command goes on from here' if goes_on else ''}."

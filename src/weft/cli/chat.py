@@ -43,6 +43,8 @@ def command(models: tuple[str, ...], prompt: str | None, system: str | None, as_
         if as_json:
             print_json({"prompt": prompt, "replies": replies})
         return
+    if sys.stdin.isatty():
+        click.echo("(/new begins a new conversation, /quit leaves)", err=True)
     while (line := _read_line()) is not None:
         if line == "/quit":
             return

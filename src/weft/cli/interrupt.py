@@ -1,38 +1,67 @@
-"""Ctrl-C that is not lost: Python drops an exception that is raised while library code in C looks for an attribute or
-ends an object, and with it an interrupt that arrives just then. So it is noted, and raised again where work tells of
-itself.
+"""Ctrl-C and SIGTERM that are not lost: Python drops an exception that is raised while library code in C looks for an
+attribute or ends an object, and with it a signal that arrives just then. So it is noted, and raised again where work
+tells of itself.
+
+A training answers SIGTERM itself: it saves between two steps (train/stop.py). So does a server, which drains.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived; what it leaves is what Ctrl-C leaves. No Exception, so that nothing takes it for a failure."""
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated; where it is ignored or handled otherwise, nothing changes."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Interrupt:
-    """As a context it hears SIGINT; outside, and where SIGINT is ignored or handled otherwise, it changes nothing."""
+    """As a context it hears both signals; outside, and where one is ignored or handled otherwise, nothing changes."""
 
     def __init__(self) -> None:
-        self._pressed = self._listening = False
+        self._before: dict[int, Callable[..., Any]] = {}
+        self._again: Callable[[], Any] | None = None
 
     def __enter__(self) -> Interrupt:
-        ours = threading.current_thread() is threading.main_thread()
-        if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._hear)
-            self._listening = True
+        if threading.current_thread() is threading.main_thread():
+            for number, raises in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+                if signal.getsignal(number) is raises:
+                    self._before[number] = raises
+                    signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._listening:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._listening = False
+        for number, raises in self._before.items():
+            signal.signal(number, raises)
+        self._before = {}
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where one was raised before and did not arrive."""
-        if self._pressed:
-            raise KeyboardInterrupt
+        """Raise KeyboardInterrupt or Terminated where one was raised before and did not arrive."""
+        if self._again is not None:
+            self._again()
 
-    def _hear(self, *_: Any) -> None:
-        self._pressed = True
-        raise KeyboardInterrupt
+    def _hear(self, number: int, frame: Any) -> None:
+        self._again = functools.partial(self._before[number], number, None)
+        self._again()

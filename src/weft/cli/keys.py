@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weft.serve.config import ServeConfig
+from weft.cli.server_settings import data_option, database_option, server_settings
 
 if TYPE_CHECKING:
     from weft.serve.keys import Keys
     from weft.serve.records import Key
 
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
-_data = click.option("--data", metavar="FOLDER", help="The server's data folder; default: as `weft serve`.")
-_database = click.option("--database", metavar="URL", help="The server's database, where it is not in the data folder.")
 
 
 @click.group("keys", short_help="Make, list and revoke the keys of a server.")
@@ -31,11 +28,11 @@ def command() -> None:
 @click.argument("name")
 @click.option("--owner", default="local", show_default=True, help="Whose files, jobs and models the key reaches.")
 @click.option(
-    "--scopes", default="files,jobs,models,chat", show_default=True, help="What it may do; `admin` reads metrics."
+    "--scopes", default="files,jobs,models,chat", show_default=True, help="What it may do; `admin` reads metrics and shares models."
 )
 @click.option("--expires", metavar="TIME", help="When it ends: 12h, 30d, 8w, or a date as 2027-06-30; default: never.")
-@_data
-@_database
+@data_option
+@database_option
 def create(name: str, owner: str, scopes: str, expires: str | None, data: str | None, database: str | None) -> None:
     """Make a key and print it, once: only its hash is kept."""
     wanted = tuple(scope.strip() for scope in scopes.split(",") if scope.strip())
@@ -47,35 +44,34 @@ def create(name: str, owner: str, scopes: str, expires: str | None, data: str | 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@_data
-@_database
+@data_option
+@database_option
 def listed(as_json: bool, data: str | None, database: str | None) -> None:
     """All keys, without their secrets."""
-    with _open(data, database) as keys:
-        rows = [_shown(key) for key in keys.list()]
+    from weft.serve.store.folder import MARK
+
+    config = server_settings({"data": data, "database": database})
+    rows: list[dict[str, Any]] = []
+    if config.database or (config.folder / MARK).is_file():  # looking makes no folder
+        with _open(data, database) as keys:
+            rows = [_shown(key) for key in keys.list()]
     if as_json:
         from weft.cli.terminal import print_json
 
         print_json({"keys": rows})
         return
     if not rows:
-        click.echo("There is no key. Make one: weft keys create NAME")
-    for row in rows:
-        shown = (
-            row["id"],
-            f"{row['prefix']}…",
-            row["name"],
-            f"owner {row['owner']}",
-            ",".join(row["scopes"]),
-            row["state"],
-        )
-        click.echo("  ".join(shown))
+        click.echo(f"There is no key in {config.folder}. Make one: weft keys create NAME")
+    table = [_columns(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for words in table:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(words, widths, strict=True)).rstrip())
 
 
 @command.command("revoke")
 @click.argument("key")
-@_data
-@_database
+@data_option
+@database_option
 def revoke(key: str, data: str | None, database: str | None) -> None:
     """End a key, named by its id or its beginning; a running server refuses it within a second."""
     with _open(data, database) as keys:
@@ -86,11 +82,8 @@ def revoke(key: str, data: str | None, database: str | None) -> None:
 @contextlib.contextmanager
 def _open(data: str | None, database: str | None) -> Iterator[Keys]:
     from weft.serve.keys import Keys
-    from weft.settings import resolve
 
-    environment = dict(os.environ)
-    environment.setdefault("WEFT_DATABASE", environment.get("WEFT_DATABASE_URL", ""))
-    config = resolve(ServeConfig, {"data": data, "database": database}, environment=environment).config
+    config = server_settings({"data": data, "database": database})
     keys = Keys.open(config.folder, config.database)
     try:
         yield keys
@@ -118,7 +111,7 @@ def _expiry(text: str | None) -> int | None:
 def _shown(key: Key) -> dict[str, Any]:
     now = datetime.now(UTC).timestamp()
     state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= now else "valid"
-    until = datetime.fromtimestamp(key.expires_at, UTC).date().isoformat() if key.expires_at else None
+    until = _day(key.expires_at) if key.expires_at else None
     return {
         "id": key.id,
         "prefix": key.prefix,
@@ -126,6 +119,17 @@ def _shown(key: Key) -> dict[str, Any]:
         "owner": key.owner,
         "scopes": list(key.scopes),
         "created_at": key.created_at,
+        "last_used_at": key.last_used_at,
         "expires": until,
         "state": f"{state} until {until}" if state == "valid" and until else state,
     }
+
+
+def _columns(row: dict[str, Any]) -> tuple[str, ...]:
+    used = f"used {_day(row['last_used_at'])}" if row["last_used_at"] else "never used"
+    beginning, scopes = f"{row['prefix']}…", ",".join(row["scopes"])
+    return row["id"], beginning, row["name"], f"owner {row['owner']}", scopes, row["state"], used
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).date().isoformat()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
+from weft.cli.interrupt import Terminated
 from weft.cli.options import flags, gather
+from weft.cli.server_settings import server_settings
 from weft.serve.config import ServeConfig
 
 
@@ -35,7 +35,6 @@ def command(alias: tuple[str, ...], bases: tuple[str, ...], file: str | None, **
     """
     from weft import web
     from weft.serve.listen import serve
-    from weft.settings import resolve
 
     given = gather(ServeConfig, values)
     if alias:
@@ -44,8 +43,8 @@ def command(alias: tuple[str, ...], bases: tuple[str, ...], file: str | None, **
         given["alias"] = dict(pair.split("=", 1) for pair in alias) if whole else list(alias)
     if bases:
         given["bases"] = bases
-    environment = dict(os.environ)
-    # The name that other tools use for it.
-    environment.setdefault("WEFT_DATABASE", environment.get("WEFT_DATABASE_URL", ""))
-    config = resolve(ServeConfig, given, environment=environment, file=Path(file) if file else None).config
-    serve(config, pages=[web.router])
+    config = server_settings(given, file)
+    try:
+        serve(config, pages=[web.router])
+    except Terminated:
+        return  # told to stop before it listened: it leaves as it does later

@@ -59,8 +59,7 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
         f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters trained "
         f"in {record['steps']} steps, {record['seconds']:.0f} s; stopped: {record['stopped_because']}"
     )
-    unit = "per pair" if method == "dpo" else "nats per token"
-    click.echo(f"best validation loss {record['best_loss']:.4f} {unit} at step {record['best_step']}")
+    click.echo(best(record, "per pair" if method == "dpo" else "nats per token"))
     if record["skipped_lines"]:
         lines = ", ".join(map(str, record["skipped_lines"][:10]))
         click.echo(f"left out as too long: {len(record['skipped_lines'])} examples (lines {lines})")
@@ -71,6 +70,15 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     click.echo(f"{record['result']}: {published}")
     measure = f"weft eval {run.folder}   or: " if method == "sft" else ""
     click.echo(f"next: {measure}weft chat {run.folder}")
+
+
+def best(record: Mapping[str, Any], unit: str) -> str:
+    """What was published, by what it was chosen, and its value."""
+    by, step = record["chosen_by"], record["best_step"]
+    loss = f"validation loss {record['best_loss']:.4f} {unit}"
+    if by == "loss":
+        return f"best {loss} at step {step}"
+    return f"best validation {by} {record['best_measures'][by]:.4f}, which chose step {step}; {loss} there"
 
 
 def _refuse_flags_of_others(method: str, values: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ PUBLIC = frozenset({"/health", "/ready", "/", "/page.css", "/page.js"})
 _NEEDS = (
     ("/v1/files", ("files",)),
     ("/v1/uploads", ("files",)),
+    ("/v1/fine_tuning/checkpoints", ("admin",)),
     ("/v1/fine_tuning", ("jobs",)),
     ("/v1/models", ("models",)),
     ("/v1/chat", ("chat",)),

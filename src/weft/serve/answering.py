@@ -1,6 +1,7 @@
 """Who answers a request, whether it fits, and how its answers are drawn.
 
-All of it may take time (a base is loaded on its first use), so routes call it outside of the event loop.
+`speaker` waits on the event loop (a base is loaded on its first use); all else takes time, and routes call it in a
+thread.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
 
 from weft.generate.requests import Draw
 from weft.serve.errors import ApiError, invalid, unavailable
@@ -46,11 +49,15 @@ class Speaker:
         return self.base.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
 
 
-def speaker(server: Server, model: str, owner: str) -> Speaker:
-    """Who answers to this name. Blocks while a base is loaded. Raises NotThere, ApiError 503."""
+async def speaker(server: Server, model: str, owner: str) -> Speaker:
+    """Who answers to this name, once its base is loaded. Raises NotThere, ApiError 503."""
     if server.draining.is_set():
         raise unavailable("The server is stopping; ask again when it is back.", "draining")
-    answerer = server.names.resolve(model, owner)
+    if model.startswith("ft:"):  # looked up in the store
+        answerer = await run_in_threadpool(server.names.resolve, model, owner)
+    else:
+        answerer = server.names.resolve(model, owner)
+    await server.engines.opened(answerer.base)
     base, engine = server.engines.base(answerer.base), server.engines(answerer.base)
     return Speaker(base, server.names.shown(answerer.base), engine, answerer.adapter)
 

@@ -22,7 +22,7 @@ from weft.errors import WeftError
 from weft.serve import documented
 from weft.serve.errors import ApiError, invalid, translate
 from weft.serve.guard import Guard
-from weft.serve.routes import files, health, jobs, models, uploads
+from weft.serve.routes import files, health, jobs, models, permissions, uploads
 from weft.serve.server import Server
 
 _TICK_SECONDS = 2.0
@@ -57,7 +57,7 @@ def build(
         redirect_slashes=False,
         lifespan=lambda app: _running(server, background),
     )
-    for resource in (files, uploads, jobs, models, health):
+    for resource in (files, uploads, jobs, permissions, models, health):
         app.include_router(resource.router(server))
     for answer in _answering():
         app.include_router(answer(server))

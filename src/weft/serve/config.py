@@ -37,7 +37,7 @@ class ServeConfig(Config):
     """Folder for files, adapters, the database and the workers' runs; default: `weft/serve` in your data folder."""
     database: str | None = None
     """URL of a PostgreSQL database (`postgresql://…`); default: SQLite in the data folder. Put a URL that holds a
-    password into the environment (`WEFT_DATABASE`), not on the command line."""
+    password into the environment (`WEFT_DATABASE_URL`), not on the command line."""
     bases: tuple[str, ...] = ("weft-nano",)
     """Bases that may be tuned and asked: `weft-nano`, folders, hub names. Nothing else is ever loaded."""
     alias: dict[str, str] = Field(default_factory=dict)
@@ -96,8 +96,9 @@ class ServeConfig(Config):
     """How contents of result files are given (hosted services have given base64); `?encoding=` decides per request."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long a stopping server lets answers go on."""
-    log: Literal["json", "none"] = "json"
-    """One JSON line per request on stderr, without prompts; or nothing."""
+    log: Literal["auto", "text", "json", "none"] = "auto"
+    """What goes to stderr about requests and jobs, never with prompts: `text`, readable lines without the GETs that
+    went well; `json`, one object per line for all; `none`; `auto` is text on a terminal and JSON elsewhere."""
 
     @field_validator("bases", "hosts", "origins", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from fastapi import Request
 
 from weft.generate.requests import Generation, Step
 from weft.serve.answering import Speaker
+from weft.serve.echo import Echo
 from weft.serve.replies import EngineFailed, Piece, Replies, Speech, Token, failure
 from weft.serve.server import Server
 from weft.serve.token_text import LOWEST, token_text
@@ -36,6 +38,11 @@ class Asked:
     kept: int
     """Answers given to one prompt."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is wanted behind the prompt: what is generated all the same is dropped."""
+        return self.body.max_tokens == 0
+
 
 class Continuation:
     """One request's completions on their way out, whole or in chunks."""
@@ -44,6 +51,7 @@ class Continuation:
         self._server, self._request, self._asked, self._replies = server, request, asked, replies
         self._tokens = token_text(asked.speaker.base.chat)
         self._speeches = [Speech(self._decode, asked.body.stops(), self._tokens) for _ in asked.generations]
+        self._echoes = [self._echo(place // asked.each) for place in range(len(asked.prompts) * asked.each)]
         self._head = {
             "id": "cmpl-" + secrets.token_hex(12),
             "object": "text_completion",
@@ -60,28 +68,29 @@ class Continuation:
         heard: list[list[Piece]] = [[] for _ in self._speeches]
         try:
             async for number, step in self._replies.steps():
+                self._echoes[number].hear(step)
                 heard[number].append(self._heard(number, step))
         except EngineFailed as error:
             raise failure(self._server, error, self._request) from None
         if not heard:
             heard = [[Piece("", (), "length")] for _ in range(len(self._asked.prompts) * self._asked.each)]
-        choices = [
-            self._choice(index, number // self._asked.each, heard[number])
-            for index, number in enumerate(self._best(heard))
-        ]
+        choices = [self._choice(index, number, heard[number]) for index, number in enumerate(self._best(heard))]
         return Completion(**self._head, choices=choices, usage=self._usage()).to_json()
 
     async def stream(self) -> AsyncGenerator[str]:
         """The chunks as JSON, then `[DONE]`. Whatever happens, the slots are free afterwards."""
-        body, each = self._asked.body, self._asked.each
+        body = self._asked.body
         try:
-            told = [0] * (len(self._asked.prompts) * each)
-            for number in range(len(told)):
-                if body.echo and (prompt := self._prompt(number // each)):
-                    yield self._chunk(number, prompt, (), 0, None)
+            told = [len(echo.text) for echo in self._echoes]
+            for number, echo in enumerate(self._echoes):
+                if echo.text and echo.complete:
+                    yield self._chunk(number, echo.text, echo.tokens, 0, None)
                 if not self._speeches:
                     yield self._chunk(number, "", (), 0, "length")
             async for number, step in self._replies.steps():
+                echo = self._echoes[number]
+                if echo.hear(step):
+                    yield self._chunk(number, echo.text, echo.tokens, 0, None)
                 piece = self._heard(number, step)
                 if piece.text or piece.tokens or piece.finish:
                     yield self._chunk(number, piece.text, piece.tokens, told[number], piece.finish)
@@ -98,6 +107,8 @@ class Continuation:
         piece = self._speeches[number].hear(step)
         if piece.finish:
             self._replies.end(number)
+        if self._asked.silent:
+            return Piece("", (), "length" if piece.finish else None)
         return piece
 
     def _best(self, heard: list[list[Piece]]) -> list[int]:
@@ -113,14 +124,13 @@ class Continuation:
 
         return [number for group in groups for number in sorted(group, key=score, reverse=True)[:kept]]
 
-    def _choice(self, index: int, prompt: int, pieces: list[Piece]) -> CompletionChoice:
-        text = "".join(piece.text for piece in pieces)
+    def _choice(self, index: int, number: int, pieces: list[Piece]) -> CompletionChoice:
+        echo = self._echoes[number]
         tokens = [token for piece in pieces for token in piece.tokens]
-        before = self._prompt(prompt) if self._asked.body.echo else ""
         return CompletionChoice(
-            text=before + text,
+            text="".join([echo.text, *(piece.text for piece in pieces)]),
             index=index,
-            logprobs=self._logprobs(tokens, 0),
+            logprobs=self._logprobs([*echo.tokens, *tokens], 0),
             finish_reason=pieces[-1].finish or "length",
         )
 
@@ -131,28 +141,36 @@ class Continuation:
             return None
         texts = [self._tokens.text(token.id) for token in tokens]
         offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
-        tops = [
-            {self._tokens.text(id_): max(logprob, LOWEST) for id_, logprob in (*token.top, (token.id, token.logprob))}
-            for token in tokens
-        ]
+        own = [None if math.isnan(token.logprob) else max(token.logprob, LOWEST) for token in tokens]
         return CompletionLogprobs(
             tokens=texts,
-            token_logprobs=[max(token.logprob, LOWEST) for token in tokens],
-            top_logprobs=tops if most else None,
+            token_logprobs=own,
+            top_logprobs=[self._top(token) for token in tokens] if most else None,
             text_offset=offsets,
         )
 
-    def _prompt(self, number: int) -> str:
-        """A prompt as text: what was given, or what its ids say."""
-        given = prompts_of(self._asked.body)[number]
-        return given if isinstance(given, str) else self._decode(given)
+    def _top(self, token: Token) -> dict[str, float] | None:
+        """The most probable tokens at a place, and the one that stands there; None where nothing was predicted."""
+        if math.isnan(token.logprob):
+            return None
+        shown = (*token.top, (token.id, token.logprob))
+        return {self._tokens.text(id_): max(logprob, LOWEST) for id_, logprob in shown}
+
+    def _echo(self, number: int) -> Echo:
+        """A prompt to be given back: what was given, or what its ids say; nothing where it is not wanted."""
+        given, ids, body = prompts_of(self._asked.body)[number], self._asked.prompts[number], self._asked.body
+        is_text = isinstance(given, str)
+        if not body.echo:
+            return Echo("", ids, begun=True, scored=False)
+        text = given if is_text else self._decode(given)
+        return Echo(text, ids, begun=is_text, scored=body.logprobs is not None)
 
     def _usage(self) -> Usage:
         """Each prompt counts once, however many answers there are to it; all that was generated counts."""
         groups = [self._speeches[at : at + self._asked.each] for at in range(0, len(self._speeches), self._asked.each)]
         return Usage.of(
             sum(map(len, self._asked.prompts)),
-            sum(speech.generated for speech in self._speeches),
+            0 if self._asked.silent else sum(speech.generated for speech in self._speeches),
             sum(min(speech.cached for speech in group) for group in groups),
         )
 

@@ -6,6 +6,7 @@ and then, starts dead engines again and lets a base that could not be loaded be 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -14,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
 
 from weft.generate.requests import Limits
 from weft.serve.config import ServeConfig
@@ -86,6 +89,16 @@ class Engines:
         """The loaded base; blocks and raises as a call does."""
         return self._one(base).base
 
+    async def opened(self, base: str) -> None:
+        """Wait until `base` can be asked for without blocking; one thread loads it, however many wait. Raises as a
+        call does."""
+        future, mine = self._claimed(base)
+        if mine:
+            await run_in_threadpool(self._fill, base, future)
+        if not future.done():
+            await asyncio.shield(asyncio.wrap_future(future))
+        future.result()
+
     def warm(self) -> threading.Thread:
         """Load the first base in a thread; a failure waits for whoever asks."""
 
@@ -136,6 +149,12 @@ class Engines:
             self._running[base] = fresh
         return f"the engine of {base} had stopped; another was started"
 
+    def every(self) -> list[Engine] | None:
+        """The engines that are there, where each base of the settings has one and all answer; else None."""
+        running = self.running()
+        whole = all(base in running for base in self._config.bases) and all(one.alive for one in running.values())
+        return list(running.values()) if whole else None
+
     def running(self) -> dict[str, Engine]:
         """The engines that are there, by base."""
         with self._lock:
@@ -150,6 +169,13 @@ class Engines:
             engine.close(drain_seconds)
 
     def _one(self, base: str) -> _Running:
+        future, mine = self._claimed(base)
+        if mine:
+            self._fill(base, future)
+        return future.result()
+
+    def _claimed(self, base: str) -> tuple[Future[_Running], bool]:
+        """Where the engine of `base` is or will be, and whether the caller is the one who loads it. Raises ApiError."""
         with self._lock:
             if self._closed:
                 raise unavailable("The server is stopping; ask again when it is back.", "draining")
@@ -157,14 +183,15 @@ class Engines:
             mine = future is None
             if future is None:
                 future = self._running[base] = Future()
-        if mine:
-            try:
-                opened = self._open(base)
-                future.set_result(_Running(opened, self._start(opened)))
-            except Exception as error:
-                self._failed[base] = time.monotonic()
-                future.set_exception(error)
-        return future.result()
+        return future, mine
+
+    def _fill(self, base: str, future: Future[_Running]) -> None:
+        try:
+            opened = self._open(base)
+            future.set_result(_Running(opened, self._start(opened)))
+        except Exception as error:
+            self._failed[base] = time.monotonic()
+            future.set_exception(error)
 
     def _load(self, base: str) -> Base:
         from weft.models import precision

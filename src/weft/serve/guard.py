@@ -10,7 +10,6 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -19,10 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weft.serve import access
 from weft.serve.access import EVERYONE, PUBLIC, Caller, Hosts
+from weft.serve.entrance import ARRIVED
 from weft.serve.errors import ApiError, translate, unavailable
+from weft.serve.known import Known
 from weft.serve.limits import BoundedBody, Rates, too_large
 from weft.serve.server import Server
 
+_ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Paths whose requests go to an engine."""
 _SHARED_METHODS = "GET, POST, DELETE, OPTIONS"
 _SHARED_HEADERS = "authorization, content-type, idempotency-key, openai-organization, openai-project"
 _ROOM_FOR_FORM = 1 << 20
@@ -48,6 +51,7 @@ class Guard:
         self._app, self._server = app, server
         config = server.config
         self._hosts = Hosts(config)
+        self._known = Known(server.store.keys)
         self._rates = Rates(config.requests_per_minute, config.concurrent_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,15 +85,17 @@ class Guard:
             self._note(scope, exchange)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange) -> None:
-        entered = False
+        entered, arrived = False, None
         try:
             answered = self._strangers(scope, exchange)
             if answered is None:
-                caller = await self._caller(scope)
+                caller = await self._caller(scope, exchange)
                 exchange.caller = scope["weft.caller"] = caller
                 if scope["path"] not in PUBLIC:
                     exchange.headers |= self._rates.enter(caller.owner)
                     entered = True
+                if scope["method"] == "POST" and scope["path"] in _ANSWERED:
+                    arrived = scope[ARRIVED] = self._server.entrance.come(self._server.engines, caller.owner)
                 await self._app(scope, self._bounded(scope, receive), send)
                 return
         except ClientDisconnect:
@@ -108,6 +114,8 @@ class Guard:
         finally:
             if entered and exchange.caller:
                 self._rates.leave(exchange.caller.owner)
+            if arrived is not None:
+                arrived()
         if not exchange.status:
             await answered(scope, receive, send)
 
@@ -131,29 +139,32 @@ class Guard:
         }
         return Response(status_code=204, headers=allowed)
 
-    async def _caller(self, scope: Scope) -> Caller:
-        """The caller of this path, with a scope that it needs. Raises ApiError 401, 403, 503."""
+    async def _caller(self, scope: Scope, exchange: _Exchange) -> Caller:
+        """The caller of this path, with a scope that it needs. Raises ApiError 401, 403, 503.
+
+        Who lacks the scope is in `exchange` all the same: the log names the key that tried.
+        """
         path, method = scope["path"], scope["method"]
         public = path in PUBLIC and method in ("GET", "HEAD")
         if self._server.draining.is_set() and not public:
             raise unavailable("The server is stopping; ask again when it is back.", "draining")
         if public:
             return EVERYONE
-        keys = self._server.store.keys
-        if self._server.config.loopback and not await run_in_threadpool(keys.exist):
+        if self._server.config.loopback and not await self._known.exist():
             return EVERYONE
         secret = access.bearer(Headers(scope=scope).get("authorization"))
         if secret is None:
             raise access.no_key()
-        key = await run_in_threadpool(keys.find, secret)
+        key = await self._known.find(secret)
         if key is None:
             raise access.wrong_key()
+        exchange.caller = Caller(key.owner, frozenset(key.scopes), key.id)
         scopes = access.needed(method, path)
         if scopes is None and self._is_route(scope):
             scopes = ("admin",)
         if scopes is not None and not set(scopes) & set(key.scopes):
             raise access.lacks(scopes)
-        return Caller(key.owner, frozenset(key.scopes), key.id)
+        return exchange.caller
 
     def _is_route(self, scope: Scope) -> bool:
         """Whether any route has this path; one that no list names is for `admin` alone, an unknown one is a 404."""

@@ -88,7 +88,7 @@ class Leases:
     def beat(self, job_id: str, attempt: int, now: float | None = None) -> Answer:
         """Keep the lease; what the worker is to do. `stop`: save, then release it as `queued`. Raises Superseded."""
         with self._ground.database.read() as connection:
-            row = held(connection, job_id, attempt)
+            row = held(connection, job_id, attempt, alone=False)
         self._deadlines.renew(job_id, attempt, self._at(now))
         return row.wish or ("stop" if self._draining else "go")
 

@@ -107,9 +107,9 @@ def greeting(server: Server, address: str) -> list[str]:
     aliases = [f"{name} = {server.names.shown(base)}" for name, base in server.names.bases().items()]
     aliases = [said if said.split(" = ")[0] != said.split(" = ")[1] else said.split(" = ")[0] for said in aliases]
     if server.store.keys.exist():
-        key = "OPENAI_API_KEY=…        a key that `weft keys create NAME` gave"
+        key = "OPENAI_API_KEY=…        # a key that `weft keys create NAME` gave"
     else:
-        key = "OPENAI_API_KEY=any      no key has been created: any is accepted, from this machine alone"
+        key = "OPENAI_API_KEY=any      # no key has been created: any is accepted, from this machine alone"
     return [
         f"weft serves on {address}",
         f"  export OPENAI_BASE_URL={address}/v1",
@@ -137,6 +137,7 @@ class Uvicorn(uvicorn.Server):
         super().__init__(config)
         self._weft = server
         self._deadline: float | None = None
+        self._told = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal begins to drain, the next one ends at once."""
@@ -154,6 +155,10 @@ class Uvicorn(uvicorn.Server):
             return True
         if self._deadline is None:
             return False
+        if not self._told:  # not in the signal's handler, which may have interrupted the log
+            self._told = True
+            drain = self._weft.config.drain_seconds
+            self._weft.log.say("stopping", message=f"answers have {drain:g} s to end; another signal ends at once")
         # One round of the loop, so that a request which was just read is counted.
         await asyncio.sleep(0)
         return not self.server_state.tasks or time.monotonic() > self._deadline + _LEFT_SECONDS

@@ -180,6 +180,16 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Permission:
+    """That another owner, the API's project, may use a fine-tuned model."""
+
+    id: str
+    model: str
+    project_id: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """An API key without its secret; `prefix` is the readable beginning that is safe to show."""
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTask
 
 from weft.serve.events import events
 from weft.serve.replies import CLOSED, Gone, Replies, while_there
@@ -31,6 +32,11 @@ async def respond(server: Server, request: Request, body: Sampled, replies: Repl
     """The response that `body` asked for, with its warnings. Whoever has gone is answered with nothing."""
     if body.stream:
         response = events(server, outgoing.stream())
+
+        async def free() -> None:
+            replies.close()
+
+        response.background = BackgroundTask(free)  # a reader who left before the first line never started the stream
     else:
         try:
             response = JSONResponse(await while_there(request, outgoing.whole()))

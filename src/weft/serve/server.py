@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from weft.serve.config import ServeConfig
+from weft.serve.entrance import Entrance
 from weft.serve.logs import Log
 from weft.serve.measures import Measures
 
@@ -36,5 +37,7 @@ class Server:
     """Where things are told to the operator."""
     measures: Measures = field(default_factory=Measures)
     """What `/metrics` tells, in a registry of this server's own."""
+    entrance: Entrance = field(default_factory=Entrance)
+    """Refuses requests that the engines have no place for."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set once the server is to stop: nothing new is admitted (503), what runs may end."""

@@ -168,6 +168,7 @@ def test_a_migration_that_is_cut_off_leaves_nothing_and_is_repeated(
 def test_a_schema_of_a_newer_weft_is_refused(open_store: OpenStore, database_url: str | None, quick: Path) -> None:
     store = open_store()
     with store.ground.database.write() as connection:
+        known = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     store.close()
     try:
@@ -176,7 +177,7 @@ def test_a_schema_of_a_newer_weft_is_refused(open_store: OpenStore, database_url
     finally:
         database = connect(quick / "data", database_url)
         with database.write() as connection:
-            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{known}'")
         database.close()
 
 

@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from tests.serve.store.conftest import OpenStore
+from tests.serve.store.conftest import OpenStore, empty
 from tests.serve.store.scenes import adapter, finish, lying, messages, new_job, start
 from weft.errors import Superseded, UsageError, WrongState
 from weft.serve.leases import Leases
 from weft.serve.records import EventDraft
 from weft.serve.store import Store
+from weft.serve.store.transitions import locked
 
 
 def test_the_events_of_an_undisturbed_job_are_those_of_the_hosted_service(store: Store) -> None:
@@ -271,6 +272,21 @@ def test_a_lease_that_only_the_database_knows_runs_out_too(store: Store) -> None
     leases = Leases(store, seconds=20)
     assert leases.expire(now=100.0) == [] and leases.expire(now=119.0) == []
     assert leases.expire(now=120.0) == [job.id]
+
+
+def test_a_job_that_another_transaction_holds_is_passed_over_and_not_waited_for(postgresql_store: Store) -> None:
+    """Whoever waits for one job while it holds another may be waited for itself: PostgreSQL calls it a deadlock."""
+    store = postgresql_store
+    empty(store)
+    first, second = new_job(store, owner="ann"), new_job(store, owner="ben")
+    leases = Leases(store)
+    with store.ground.database.write() as connection:
+        assert locked(connection, first.id) is not None
+        lease = leases.take("w")
+        assert lease is not None and lease.job.id == second.id
+        assert leases.take("w") is None
+    again = leases.take("w")
+    assert again is not None and again.job.id == first.id
 
 
 def play(store: Store, owners: int, jobs: int, workers: int) -> None:

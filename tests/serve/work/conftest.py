@@ -26,7 +26,7 @@ from weft.serve.records import FINAL, File, Job, JobDraft
 from weft.serve.store import Store
 from weft.serve.work import nursery, worker  # noqa: F401  (imported before the forks)
 from weft.serve.work.supervisor import Supervisor
-from weft.serve.work.workers import Workers
+from weft.serve.work.workers import Begin, Workers
 from weft.testing import save_base
 
 WORDS = (
@@ -91,6 +91,7 @@ class House:
     base: Path
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 20.0
+    begin: Begin = forked
     store: Any = None
     leases: Any = None
     supervisor: Any = None
@@ -105,7 +106,7 @@ class House:
         server: Any = SimpleNamespace(
             config=config, store=self.store, leases=self.leases, clock=time.time, log=Log("json")
         )
-        self.supervisor = Supervisor(server, Workers(self.data / "work", begin=forked))
+        self.supervisor = Supervisor(server, Workers(self.data / "work", begin=self.begin))
         if start:
             self.supervisor.start()
         return self
@@ -135,16 +136,16 @@ class House:
     def now(self, job: Job) -> Job:
         return self.store.jobs.get(job.owner, job.id)
 
-    def until(self, what: Callable[[], Any], seconds: float = 90.0) -> Any:
+    def until(self, what: Callable[[], Any], seconds: float = 300.0) -> Any:
         """Wait for something to be true; what it was."""
         end = time.monotonic() + seconds
         while not (found := what()):
             if time.monotonic() > end:
                 raise TimeoutError("it did not happen")
-            time.sleep(0.01)
+            time.sleep(0.02)
         return found
 
-    def ended(self, job: Job, seconds: float = 120.0) -> Job:
+    def ended(self, job: Job, seconds: float = 300.0) -> Job:
         return self.until(lambda: (now := self.now(job)).status in FINAL and now, seconds)
 
     def events(self, job: Job) -> list[Any]:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.serve.work.conftest import House, chat_rows
 from weft.errors import Superseded
 from weft.serve.records import Job
+from weft.serve.work import supervisor
 from weft.serve.work.desk import Desk
+from weft.serve.work.folders import tidy, untidy
 from weft.serve.work.protocol import Finished
 from weft.train import checkpoint, steps
 
@@ -25,8 +28,9 @@ TOTAL = 5 * 4
 
 
 @pytest.fixture(autouse=True)
-def _saves_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _saves_and_tidies_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "SAVE_SECONDS", 0.05)  # workers are forks of this process
+    monkeypatch.setattr(supervisor, "TIDY_SECONDS", 0.1)
 
 
 def _forms(short: int, long: int) -> Any:
@@ -174,16 +178,80 @@ def test_a_server_that_stops_lets_its_worker_save(house: House, undisturbed: tup
         _same(house, job, undisturbed)
 
 
-@pytest.mark.slow
-def test_a_paused_job_rests_until_it_is_resumed(house: House, undisturbed: tuple[str, list[str]]) -> None:
+def _paused(house: House) -> tuple[Job, Path]:
+    """A job that rests in the middle, and the folder of its checkpoints."""
     job = house.open().job(hyperparameters=LONG)
-    _after_steps(house, job, 2)
+    _after_steps(house, job, 5)
     house.store.jobs.wish("local", job.id, "pause")
     house.until(lambda: house.now(job).status == "paused")
     house.until(lambda: not house.supervisor.busy)
     assert 0 < len(house.steps_told(job)) < TOTAL
+    return job, house.data / "work" / job.id / "run" / "checkpoints"
+
+
+def test_a_paused_job_whose_newest_checkpoint_a_disk_damaged_goes_on_from_the_one_before(
+    house: House, undisturbed: tuple[str, list[str]]
+) -> None:
+    """Paused and resumed it ends in the same bytes, whatever was damaged meanwhile; its owner reads of it."""
+    job, checkpoints = _paused(house)
+    before, newest = checkpoint.all_in(checkpoints)
+    _damage(newest)
     house.store.jobs.resume("local", job.id)
     _same(house, job, undisturbed)
+    told = [event.message for event in house.events(job) if event.level == "warn" and "damaged" in event.message]
+    assert told == [
+        f"What was saved at step {checkpoint.step_of(newest)} is damaged and was set aside; training goes on from step "
+        f"{checkpoint.step_of(before)}, and its result is the same. Look after the disk."
+    ]
+
+
+def test_a_job_whose_checkpoints_are_all_damaged_fails_once_and_is_told_what_to_do(house: House) -> None:
+    job, checkpoints = _paused(house)
+    for folder in checkpoint.all_in(checkpoints):
+        _damage(folder)
+    house.store.jobs.resume("local", job.id)
+    done = house.ended(job)
+    assert done.error is not None
+    assert (done.status, done.error["code"], done.crashes) == ("failed", "checkpoint_damaged", 0)
+    assert "Create it again" in done.error["message"] and str(house.data) not in done.error["message"]
+    log = (house.data / "work" / job.id / f"attempt-{done.attempt}.log").read_text()
+    assert "every checkpoint is damaged, 2 of 2" in log
+    house.until(lambda: not untidy(house.data / "work"))
+
+
+def _damage(folder: Path) -> None:
+    path = folder / checkpoint.TENSORS
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_an_earlier_server_could_not_put_away_goes_and_logs_and_resting_jobs_stay(house: House) -> None:
+    house.open(start=False)
+    kept, gone = house.job(), house.job()
+    house.store.jobs.wish("local", gone.id, "cancel")
+    house.store.jobs.wish("local", kept.id, "pause")
+    work = house.data / "work"
+    for job in (kept, gone):
+        (work / job.id / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+        (work / job.id / "attempt-1.log").write_text("a line")
+    (work / "nobody's" / "run" / "adapter").mkdir(parents=True)
+    (work / "scratch").mkdir()
+    (work / "scratch" / "torchinductor").mkdir()
+    house.supervisor.start()
+    house.until(lambda: not (work / gone.id / "run" / "checkpoints").exists())
+    assert (work / gone.id / "attempt-1.log").exists()
+    assert (work / kept.id / "run" / "checkpoints" / "step-00000001").exists()
+    assert (work / "nobody's" / "run" / "adapter").exists()
+    assert list((work / "scratch").iterdir()) == []
+
+
+def test_a_link_in_a_jobs_folder_is_not_followed_when_it_is_put_away(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "epochs").mkdir(parents=True)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "run").symlink_to(tmp_path / "elsewhere")
+    tidy(tmp_path / "job")
+    assert (tmp_path / "elsewhere" / "epochs").exists()
 
 
 @pytest.mark.slow
@@ -213,7 +281,7 @@ def test_a_cancelled_job_ends_soon_in_every_phase_and_leaves_no_process(house: H
 
 
 def _cancelled(house: House, phase: str) -> None:
-    """A job that is cancelled in `phase` ends in time, its process too; what it saved can be loaded."""
+    """A job that is cancelled in `phase` ends in time, its process too; only the adapters of its epochs are kept."""
     job = house.job(hyperparameters=LONG)
     if phase != "validating":
         house.until(lambda: house.now(job).status == "running")
@@ -228,8 +296,9 @@ def _cancelled(house: House, phase: str) -> None:
     assert house.ended(job, 10).status == "cancelled", phase
     assert time.monotonic() - began < 10
     house.until(lambda: _gone(process))
-    if (newest := checkpoint.latest(house.data / "work" / job.id / "run" / "checkpoints")) is not None:
-        checkpoint.load(newest)
+    house.until(lambda: not untidy(house.data / "work"))  # nothing can go on from it
+    for kept in house.store.jobs.checkpoints("local", job.id).items:
+        assert load_file(house.store.blobs.adapter(kept.adapter) / "adapter_model.safetensors")
 
 
 def test_a_job_that_always_crashes_fails_after_three_attempts_and_the_next_one_goes_on(house: House) -> None:

@@ -80,3 +80,13 @@ def test_the_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
 def test_lines_of_a_step_go_together() -> None:
     lines = [json.loads(f'{{"step": {step}}}') for step in (1, 2, 2, 3)]
     assert {step: len(group) for step, group in by_step(lines).items()} == {1: 1, 2: 2, 3: 1}
+
+
+def test_a_tail_may_begin_at_the_end_even_of_a_line_that_a_power_cut_tore(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert Tail(path, from_here=True).lines() == []
+    path.write_text('{"event": "old"}\n{"ev')
+    tail = Tail(path, from_here=True)
+    with path.open("a") as file:
+        file.write('{"event": "new"}\n')
+    assert tail.lines() == [{"event": "new"}]

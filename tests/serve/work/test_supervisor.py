@@ -12,7 +12,7 @@ import pytest
 
 from tests.serve.work.conftest import WORDS, House, chat_rows
 from weft.serve.records import Job
-from weft.serve.work.workers import Workers, executed
+from weft.serve.work.workers import executed
 
 
 def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(house: House) -> None:
@@ -133,12 +133,14 @@ def test_slots_are_shared_between_owners(house: House) -> None:
 
 @pytest.mark.slow
 def test_a_nursery_of_its_own_does_the_same(house: House) -> None:
-    house.open(start=False)
-    house.supervisor._workers = Workers(house.data / "work", begin=executed)
-    house.supervisor.start()
+    house.begin = executed
+    house.open()
     job = house.job()
     worker = house.process(job)
     status = Path(f"/proc/{worker}/status").read_text()
     nursery = Path(f"/proc/{status.split('PPid:')[1].split()[0]}/status").read_text()
     assert "Threads:\t1\n" in nursery  # a fork copies no other
     assert house.ended(job).status == "succeeded"
+    house.close()
+    # What the libraries put into their home or temporary folder is gone with the server.
+    assert sorted(path.name for path in (house.data / "work").iterdir()) == [job.id, "nursery.log"]

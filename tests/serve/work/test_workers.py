@@ -34,6 +34,7 @@ def test_the_environment_of_workers_is_an_allow_list() -> None:
     made = environment("/data/work", given)
     assert "a secret" not in made.values()
     assert made["PATH"] == "/bin" and made[MARK] == "/data/work"
+    assert made["HOME"] == made["TMPDIR"] == "/data/work/scratch"
     assert made["WEFT_OFFLINE"] == made["HF_HUB_OFFLINE"] == "1"
 
 

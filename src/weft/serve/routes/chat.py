@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from weft.errors import ModelError
 from weft.generate.requests import Generation
 from weft.serve.access import Asker
-from weft.serve.answering import draws, refuse_endless, room, speaker
+from weft.serve.answering import Speaker, draws, refuse_endless, room, speaker
 from weft.serve.chat_messages import turns
 from weft.serve.constraints import constraint
 from weft.serve.conversation import Asked, Conversation
@@ -31,7 +31,9 @@ def router(server: Server) -> APIRouter:
     @routes.post("", responses=answers(404) | {200: {"model": ChatCompletion, "content": {"text/event-stream": {}}}})
     async def create(request: Request, body: ChatRequest, asker: Asker) -> Response:
         """Answer a conversation; with `stream`, as server-sent events that end in `[DONE]`."""
-        asked = await run_in_threadpool(_prepare, server, body, asker.owner)
+        who = await speaker(server, body.model, asker.owner)
+        prepare = partial(_prepare, who, body, asker.owner)
+        asked = await server.entrance.prepared(request, who.engine, asker.owner, prepare)
         replies = Replies(asked.speaker.engine, asked.generations)
         return await respond(server, request, body, replies, Conversation(server, request, asked, replies))
 
@@ -53,9 +55,8 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
-def _prepare(server: Server, body: ChatRequest, owner: str) -> Asked:
-    """Check a request and make its prompt. Raises ApiError 400, NotThere, ApiError 503."""
-    who = speaker(server, body.model, owner)
+def _prepare(who: Speaker, body: ChatRequest, owner: str) -> Asked:
+    """Check a request and make its prompt. Raises ApiError 400."""
     _refuse_unknown_arts(body)
     chat = who.base.chat
     said = turns(body.messages)

@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from weft.errors import ModelError
 from weft.generate.requests import Generation
@@ -38,7 +37,9 @@ def router(server: Server) -> APIRouter:
     )
     async def create(request: Request, body: CompletionRequest, asker: Asker) -> Response:
         """Continue one text or several; with `stream`, as server-sent events that end in `[DONE]`."""
-        asked = await run_in_threadpool(_prepare, server, body, asker.owner)
+        who = await speaker(server, body.model, asker.owner)
+        prepare = functools.partial(_prepare, who, body, asker.owner)
+        asked = await server.entrance.prepared(request, who.engine, asker.owner, prepare)
         replies = Replies(asked.speaker.engine, asked.generations)
         return await respond(server, request, body, replies, Continuation(server, request, asked, replies))
 
@@ -54,9 +55,8 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
-def _prepare(server: Server, body: CompletionRequest, owner: str) -> Asked:
-    """Check a request and make its prompts. Raises ApiError 400, NotThere, ApiError 503."""
-    who = speaker(server, body.model, owner)
+def _prepare(who: Speaker, body: CompletionRequest, owner: str) -> Asked:
+    """Check a request and make its prompts. Raises ApiError 400."""
     kept = body.n or 1
     each = body.best_of or kept
     _refuse_unknown_arts(body, each, kept)
@@ -69,13 +69,15 @@ def _prepare(server: Server, body: CompletionRequest, owner: str) -> Asked:
     if len(prompts) * each > MOST_ANSWERS:
         raise invalid(f"{len(prompts)} prompts with {each} answers each are more than {MOST_ANSWERS}.", "prompt")
     asked = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    scored = body.logprobs if body.echo else None
     generations = []
     for prompt in prompts:
         most = room(who, len(prompt), asked, "prompt")
         ends = who.base.chat.end_ids | {writer.end}
-        if asked:
+        if asked or scored is not None:  # to be scored, a prompt needs an answer: one token, which is not told
             generations += [
-                Generation(prompt, draw, who.adapter, ends, None, owner) for draw in draws(who, body, each, most, told)
+                Generation(prompt, draw, who.adapter, ends, None, owner, scored)
+                for draw in draws(who, body, each, max(1, most), told)
             ]
     return Asked(who, body, writer, prompts, generations, each, kept)
 
@@ -97,11 +99,6 @@ def _refuse_unknown_arts(body: CompletionRequest, each: int, kept: int) -> None:
         raise invalid("`best_of` cannot be streamed: the best is known at the end.", "best_of")
     if body.stream_options is not None and not body.stream:
         raise invalid("`stream_options` is only allowed when `stream` is true.", "stream_options")
-    if body.echo and body.logprobs is not None:
-        raise invalid(
-            "`echo` with `logprobs` is not supported: log-probabilities of the prompt are not computed. Leave out one.",
-            "logprobs",
-        )
 
 
 def _ids(who: Speaker, writer: Writer, prompt: str | list[int]) -> tuple[int, ...]:

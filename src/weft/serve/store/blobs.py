@@ -19,6 +19,7 @@ from weft.errors import DamageError, TooLarge
 from weft.runs import sync_folder
 from weft.serve.store import adapters
 from weft.serve.store.disk import told
+from weft.serve.store.keeping import removing
 from weft.serve.store.minting import random_text
 from weft.serve.store.pins import Pins
 
@@ -48,7 +49,7 @@ class DiskBlobs:
     """Blobs in a data folder."""
 
     def __init__(self, data: Path) -> None:
-        self._blobs, self._adapters, self._tmp = data / "blobs", data / "adapters", data / "tmp"
+        self._data, self._blobs, self._adapters, self._tmp = data, data / "blobs", data / "adapters", data / "tmp"
         self.pins = Pins()
 
     def put(self, chunks: Iterable[bytes], limit: int, expected: int | None = None) -> tuple[str, int]:
@@ -124,7 +125,8 @@ class DiskBlobs:
         return (entry.name for entry in os.scandir(self._blobs))
 
     def remove(self, sha256: str) -> None:
-        with told(self._blobs), contextlib.suppress(FileNotFoundError):
+        """Raises ResourceError where the disk refuses, or while a backup is being taken."""
+        with told(self._blobs), removing(self._data), contextlib.suppress(FileNotFoundError):
             os.unlink(self._blobs / Path(sha256).name)
             sync_folder(self._blobs)
 
@@ -167,9 +169,9 @@ class DiskBlobs:
         return (entry.name for entry in os.scandir(self._adapters))
 
     def remove_adapter(self, identity: str) -> None:
-        """Out of sight in one rename, then file by file."""
+        """Out of sight in one rename, then file by file. Raises as `remove` does."""
         gone = self._tmp / random_text(24)
-        with told(self._adapters), contextlib.suppress(FileNotFoundError):
+        with told(self._adapters), removing(self._data), contextlib.suppress(FileNotFoundError):
             os.replace(self._adapters / Path(identity).name, gone)
             sync_folder(self._adapters)
         adapters.discard(gone)

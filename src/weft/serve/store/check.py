@@ -18,8 +18,20 @@ from weft.serve.records import FINAL
 from weft.serve.store.database import NAME
 from weft.serve.store.folder import FOLDERS, MARK
 from weft.serve.store.ground import ADAPTERS, CONTENT, Ground, named
+from weft.serve.store.keeping import KEEP
 from weft.serve.store.pins import LIFE_SECONDS
-from weft.serve.store.schema import checkpoints, events, files, job_metadata, jobs, models, parts, requests, uploads
+from weft.serve.store.schema import (
+    checkpoints,
+    events,
+    files,
+    job_metadata,
+    jobs,
+    models,
+    parts,
+    permissions,
+    requests,
+    uploads,
+)
 
 _POINTERS: tuple[tuple[Column[Any], Column[Any]], ...] = (
     (parts.c.upload_id, uploads.c.id),
@@ -27,6 +39,7 @@ _POINTERS: tuple[tuple[Column[Any], Column[Any]], ...] = (
     (checkpoints.c.job_id, jobs.c.id),
     (checkpoints.c.model, models.c.id),
     (models.c.job_id, jobs.c.id),
+    (permissions.c.model, models.c.id),
     (requests.c.job_id, jobs.c.id),
     (job_metadata.c.job_id, jobs.c.id),
 )
@@ -108,7 +121,7 @@ def _leftovers(data: Path) -> Iterator[Damage]:
     for path in sorted((data / "tmp").iterdir()):
         if path.lstat().st_mtime < before:
             yield Damage("leftover", f"tmp/{path.name}", "Left half written. The next start removes it.")
-    known = {*FOLDERS, MARK, ".lock", *(NAME + end for end in ("", "-journal", "-wal", "-shm"))}
+    known = {*FOLDERS, MARK, KEEP, ".lock", *(NAME + end for end in ("", "-journal", "-wal", "-shm"))}
     for path in sorted(data.iterdir()):
         if path.name not in known:
             yield Damage("stray", path.name, "Does not belong into the data folder. Move it elsewhere.")

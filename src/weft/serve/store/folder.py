@@ -3,7 +3,7 @@
     weft.db        the database, unless it is PostgreSQL       blobs/SHA256         content of files and parts
     store.json     the name that the database bears too        adapters/IDENTITY/   what jobs learned
     .lock          held by the server                          tmp/                 what is being written right now
-    work/          the workers' run folders, theirs alone
+    .keep          held by backups, and by each removal        work/                the workers' run folders, theirs
 
 Folders are 0700 and files 0600. The kernel lets go of the lock when the process ends, however it ends.
 """
@@ -85,6 +85,7 @@ class Folder:
             raise DamageError(f"{mark}: unreadable ({error}). Put it back from a backup of the folder.") from None
         if known is None and self.is_empty:
             write_whole(mark, json.dumps({"store": store_id}).encode())
+            mark.chmod(0o600)
         elif known != store_id:
             raise UsageError(
                 f"{self.path}: its content belongs to another database than the one that was opened. "

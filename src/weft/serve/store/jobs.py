@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select
@@ -14,6 +14,7 @@ from weft.serve.records import FINAL, Checkpoint, Event, EventDraft, Job, JobDra
 from weft.serve.store import transitions
 from weft.serve.store.files import find_file
 from weft.serve.store.ground import Ground
+from weft.serve.store.models import may_use
 from weft.serve.store.rows import page, record
 from weft.serve.store.schema import checkpoints, events, job_metadata, jobs, models, requests
 
@@ -31,7 +32,8 @@ class Jobs:
     ) -> Job:
         """A new job, or the one that the same key made with the same body.
 
-        Raises NotThere for a file or model that is not the owner's, Conflict for a key that came with another body.
+        Raises NotThere for a file that is not the owner's or a model that it may not use, Conflict for a key that came
+        with another body.
         """
         try:
             with self._ground.database.write() as connection:
@@ -146,6 +148,11 @@ class Jobs:
             rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
             return {status: count for status, count in rows}
 
+    def ended(self, ids: Collection[str]) -> set[str]:
+        """Which of these are in a final state, whoever owns them."""
+        with self._ground.database.read() as connection:
+            return set(connection.scalars(select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.status.in_(FINAL))))
+
     def _insert(
         self, connection: Connection, owner: str, draft: JobDraft, key: str | None, body_sha256: str | None
     ) -> Job:
@@ -154,7 +161,7 @@ class Jobs:
             find_file(self._ground, connection, owner, draft.validation_file) if draft.validation_file else None
         )
         if draft.start_from is not None and not connection.scalar(
-            select(exists().where(models.c.owner == owner, models.c.adapter == draft.start_from))
+            select(exists().where(may_use(owner), models.c.adapter == draft.start_from))
         ):
             raise NotThere("model", draft.model)
         id, now = self._ground.minter.id(PREFIX), self._ground.now()

@@ -226,6 +226,17 @@ models = Table(
     Index("ix_models_owner", "owner"),
 )
 
+permissions = Table(
+    "permissions",
+    metadata,
+    _id(),
+    Column("model", Written, ForeignKey("models.id"), nullable=False),
+    Column("project_id", Text, nullable=False, index=True),
+    _created(),
+    UniqueConstraint("model", "project_id"),
+)
+"""Which other owners may use a tuned model."""
+
 requests = Table(
     "requests",
     metadata,

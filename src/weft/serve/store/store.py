@@ -18,6 +18,7 @@ from weft.serve.store.jobs import Jobs, forget_requests
 from weft.serve.store.migrate import migrate
 from weft.serve.store.minting import Minter, checked_slug
 from weft.serve.store.models import Models
+from weft.serve.store.permissions import Permissions
 from weft.serve.store.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Store:
         self.uploads = Uploads(ground)
         self.jobs = Jobs(ground)
         self.models = Models(ground)
+        self.permissions = Permissions(ground)
 
     @functools.cached_property
     def keys(self) -> Keys:
@@ -73,7 +75,7 @@ class Store:
             folder.belong(migrate(database))
             with database.read() as connection:
                 tables = (schema.files, schema.uploads, schema.parts, schema.jobs, schema.events)
-                known = newest_ids(connection, (*tables, schema.checkpoints, schema.keys))
+                known = newest_ids(connection, (*tables, schema.checkpoints, schema.permissions, schema.keys))
             ground = Ground(database, DiskBlobs(data), Minter(clock, known), clock, organisation)
             store = cls(folder, ground)
             if mend:

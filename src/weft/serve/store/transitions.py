@@ -33,9 +33,9 @@ def locked(connection: Connection, id: str) -> Row[Any] | None:
     return connection.execute(select(jobs).where(jobs.c.id == id).with_for_update()).first()
 
 
-def held(connection: Connection, id: str, attempt: int) -> Row[Any]:
-    """The row, if this attempt is the one that counts. Raises Superseded."""
-    row = locked(connection, id)
+def held(connection: Connection, id: str, attempt: int, *, alone: bool = True) -> Row[Any]:
+    """The row, if this attempt is the one that counts, locked unless it is only to be read. Raises Superseded."""
+    row = locked(connection, id) if alone else connection.execute(select(jobs).where(jobs.c.id == id)).first()
     if row is None:
         raise Superseded(f"Job {id}: does not exist. Leave it.")
     if row.status in FINAL:
@@ -104,9 +104,9 @@ def next_in_line(connection: Connection, validated: bool | None = None) -> Row[A
     many = {owner: count for owner, count in connection.execute(at_work)}
     oldest = connection.execute(select(jobs.c.owner, func.min(jobs.c.id)).where(*waits).group_by(jobs.c.owner)).all()
     for _, id in sorted(oldest, key=lambda found: (many.get(found[0], 0), found[1])):
-        row = locked(connection, id)
-        # Between the look and the lock a cancel may have come.
-        if row is not None and row.held_by is None and row.status in WAITING:
+        # Whoever has it locked is taking or cancelling it; two that wait while they lock others would wait for ever.
+        row = connection.execute(select(jobs).where(jobs.c.id == id, *waits).with_for_update(skip_locked=True)).first()
+        if row is not None:
             return row
     return None
 

@@ -40,7 +40,7 @@ class CompletionRequest(Sampled):
     max_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
     """Longest completion in tokens; default 16."""
     echo: bool | None = None
-    """Give the prompt back before its completion."""
+    """Give the prompt back before its completion; with `logprobs`, its tokens' too."""
     logprobs: int | None = Field(None, ge=0, le=5)
     """Tell each token's log-probability, and those of so many most probable ones."""
     best_of: int | None = Field(None, ge=1, le=20)
@@ -53,8 +53,9 @@ class CompletionLogprobs(Answer):
     """Log-probabilities of a completion, token by token."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    """None for the first of echoed token ids, which nothing stands before."""
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
     """Where each token begins, in characters of the choice's text."""
 

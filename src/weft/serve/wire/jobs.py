@@ -121,7 +121,7 @@ class JobObject(BaseModel):
     def of(cls, job: records.Job, organization: str, base: str) -> JobObject:
         """`base`: the public name of what is tuned."""
         kind = job.method["type"]
-        # Schema and clients want the object for every method; upstream fills it for `supervised`.
+        # Schema and clients want the object for every method, and know the three names of `supervised` in it alone.
         shown = dict(job.hyperparameters)
         own = {**(job.method.get(kind) or {}), "hyperparameters": shown}
         error = job.error
@@ -139,7 +139,7 @@ class JobObject(BaseModel):
             trained_tokens=job.trained_tokens,
             result_files=list(job.result_files),
             seed=job.seed,
-            hyperparameters=shown,
+            hyperparameters={name: shown[name] for name in Hyperparameters.model_fields if name in shown},
             method={"type": kind, kind: own},
             error=JobError.model_validate(error) if error else None,
             integrations=job.integrations,

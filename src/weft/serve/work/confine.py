@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from weft.errors import RunError
+from weft.serve.work.names import SCRATCH
 
 ALLOWED = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
@@ -30,8 +31,8 @@ def environment(folder: str, given: Mapping[str, str]) -> dict[str, str]:
     return {
         **kept,
         MARK: folder,
-        "HOME": folder,  # caches of libraries, where they insist
-        "TMPDIR": folder,
+        "HOME": f"{folder}/{SCRATCH}",  # caches of libraries, where they insist
+        "TMPDIR": f"{folder}/{SCRATCH}",
         "WEFT_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -32,12 +32,17 @@ def failed(error: BaseException, names: Mapping[str, str]) -> Failed:
         )
     if isinstance(error, ResourceError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG)):
         return Failed(code="out_of_resources", message=_named(error, names), again=True)
+    if isinstance(error, DamageError):
+        return Failed(
+            code="checkpoint_damaged",
+            message="What was saved of the job is damaged, so it cannot go on. Create it again. The operator finds in "
+            "the log of this attempt what was found; the disk needs a look.",
+        )
     for kind, code, param in (
         (DataError, "invalid_training_file", _TRAINING_FILE),
         (UsageError, "invalid_hyperparameters", "hyperparameters"),
         (ModelError, "model_not_available", "model"),
         (TrainError, "training_failed", None),
-        (DamageError, "checkpoint_damaged", None),
     ):
         if isinstance(error, kind):
             return Failed(code=code, message=_named(error, names), param=param)

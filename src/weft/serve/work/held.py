@@ -1,9 +1,8 @@
-"""One attempt as the supervisor holds it: lease, desk, channel, log; how it begins and what is left in the end."""
+"""One attempt as the supervisor holds it: lease, desk, channel, log; how it begins."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from weft.serve.work.channel import Ours
 from weft.serve.work.desk import Desk
-from weft.serve.work.names import ADAPTER, EPOCHS, RESULT, RUN, log_name
+from weft.serve.work.names import log_name
 from weft.serve.work.protocol import Order
 
 if TYPE_CHECKING:
@@ -104,9 +103,3 @@ def threads(slots: int) -> int:
     if told.isdigit() and int(told):
         return int(told)
     return max(1, len(os.sched_getaffinity(0)) // slots)
-
-
-def tidy(folder: Path) -> None:
-    """Of a job that succeeded, keep what explains it; weights and states are in the store or of no use."""
-    for path in (folder / RUN / ADAPTER, folder / RUN / EPOCHS, folder / RUN / "checkpoints", folder / RESULT):
-        shutil.rmtree(path, ignore_errors=True)

@@ -73,11 +73,14 @@ def by_step(lines: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, A
 
 
 class Tail:
-    """The lines that are new in a growing metrics.jsonl. Begin after a resume has dropped what it will repeat."""
+    """The lines that are new in a growing file of JSON, of metrics once a resume has dropped what it will repeat.
 
-    def __init__(self, path: Path) -> None:
+    `from_here`: those that are written from now on.
+    """
+
+    def __init__(self, path: Path, *, from_here: bool = False) -> None:
         self._path = path
-        self._place = 0
+        self._place = path.stat().st_size if from_here and path.exists() else 0
 
     def lines(self) -> list[dict[str, Any]]:
         """Whole lines since the last call; a line that is still being written waits."""

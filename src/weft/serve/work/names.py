@@ -5,6 +5,7 @@ work/JOB/run/epochs/STEP/adapter/     what was learned by the end of an epoch
 work/JOB/result/…                     the same two, where the job went on from a tuned model
 work/JOB/step_metrics.csv             the result file
 work/JOB/attempt-N.log                all that an attempt's process printed
+work/scratch/                         where the workers' libraries may put what they like
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ ADAPTER = "adapter"
 EPOCHS = "epochs"
 RUN, RESULT = "run", "result"
 TABLE = "step_metrics.csv"
+SCRATCH = "scratch"
 
 
 def published(start: object) -> str:

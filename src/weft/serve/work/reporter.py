@@ -1,4 +1,4 @@
-"""A worker's voice while it works: it is alive, these steps are done, these epochs are kept, so long it will take.
+"""A worker's voice while it works: it is alive, these steps are done, these epochs kept; warnings, and how long yet.
 
 A thread of its own, so that no step waits for a database. What is told comes from the run's folder, where it stands
 before anybody hears of it: a worker that goes on after a crash tells what was not told yet.
@@ -18,8 +18,9 @@ from weft.progress import Silent
 from weft.serve.work.channel import Closed, Theirs
 from weft.serve.work.measures import Tail, by_step, of_step
 from weft.serve.work.names import epoch
-from weft.serve.work.protocol import MOST_STEPS, Beat, Epoch, Order, Settled, StepMeasures, Steps, Word
+from weft.serve.work.protocol import MOST_STEPS, Beat, Epoch, Note, Order, Settled, StepMeasures, Steps, Word
 from weft.train.tuning_config import TuningConfig
+from weft.train.warn import WARNING
 
 _TELL_SECONDS = 1.0
 _FORECAST_SECONDS = 30.0
@@ -84,6 +85,7 @@ class Reporter(Silent):
         with self._telling:
             if self._training is not None and published is not None:
                 self._training.published = published
+            self._tell_warnings()
             self._tell_steps(final=True)
             self._tell_epochs()
 
@@ -102,10 +104,15 @@ class Reporter(Silent):
                 self._told_at = now
                 self.word(Beat())
             with self._telling:
+                self._tell_warnings()
                 self._tell_steps(final=False)
                 self._tell_epochs()
                 self._tell_forecast(now)
             self._over.wait(pause)
+
+    def _tell_warnings(self) -> None:
+        for message in self._training.new_warnings() if self._training is not None else ():
+            self.word(Note(message=message))
 
     def _tell_steps(self, *, final: bool) -> None:
         if self._training is None:
@@ -146,6 +153,7 @@ class _Training:
         self.epochs_told: set[int] = set()
         self._folder, self._config = folder, config
         self._tail = Tail(folder / "metrics.jsonl")
+        self._events = Tail(folder / "events.jsonl", from_here=True)  # earlier attempts told theirs
         self._waiting: dict[int, list] = {}
         self._total = 0
         self.published: int | None = None
@@ -168,6 +176,10 @@ class _Training:
         looked_at = newest % int(self._config.validate_every) == 0 or newest % per_epoch == 0
         done = sorted(step for step in self._waiting if final or step < newest or not looked_at)
         return [of_step(self._waiting.pop(step), self._total, per_epoch) for step in done]
+
+    def new_warnings(self) -> list[str]:
+        """What the run says to its owner since the last call."""
+        return [event["message"] for event in self._events.lines() if event["event"] == WARNING]
 
     def new_epochs(self) -> list[int]:
         """Steps at which an epoch ended whose adapter is kept and was not told of."""
