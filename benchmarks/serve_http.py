@@ -33,10 +33,12 @@ class Server:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "WEFT_OFFLINE": "1"}
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        # One for all: making one loads certificates, for longer than a small base takes to answer.
+        self._http = httpx.Client(timeout=600, trust_env=False, limits=httpx.Limits(max_connections=None))
         until = time.monotonic() + START
         while time.monotonic() < until and self._process.poll() is None:
             try:
-                if httpx.get(f"{self._url}/health", timeout=2).status_code == 200:
+                if self._http.get(f"{self._url}/health", timeout=2).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.2)
@@ -57,7 +59,7 @@ class Server:
             "temperature": 0,
         }  # fmt: skip
         try:
-            answer = httpx.post(f"{self._url}/v1/chat/completions", json=body, timeout=600).raise_for_status().json()
+            answer = self._http.post(f"{self._url}/v1/chat/completions", json=body).raise_for_status().json()
             return int(answer["usage"]["completion_tokens"])
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self.name} failed: {error}; {self.said()}") from None
@@ -68,6 +70,7 @@ class Server:
 
     def close(self) -> None:
         """End it."""
+        self._http.close()
         self._process.terminate()
         try:
             self._process.wait(20)

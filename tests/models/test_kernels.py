@@ -19,6 +19,7 @@ def _normal(*shape: int) -> Tensor:
 
 X, GRAD, SCALES = _normal(7, 24), _normal(7, 24), 1 + 0.3 * _normal(24)
 HEADS, ANGLES = _normal(7, 3, 8), _normal(7, 4)
+KEPT = (_normal(7, 24) > -1).float()
 WEIGHT, BIAS, DOWN, UP = _normal(24, 24) / 5, _normal(24), _normal(4, 24) / 5, _normal(24, 4) / 2
 
 
@@ -34,9 +35,10 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat([pairs.real, pairs.imag], -1)
 
 
-def _adapted(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+def _adapted(x: Tensor, down: Tensor, up: Tensor, kept: Tensor | None = None) -> Tensor:
     kind = x.dtype
-    return x @ WEIGHT.to(kind).T + BIAS.to(kind) + 1.7 * (x @ down.T) @ up.T
+    seen = x if kept is None else x * kept.to(kind)
+    return x @ WEIGHT.to(kind).T + BIAS.to(kind) + 1.7 * (seen @ down.T) @ up.T
 
 
 def _with_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -53,6 +55,13 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Tenso
     "adapted_linear": (
         lambda x, down, up: kernels.adapted_linear(x, WEIGHT.to(x.dtype), BIAS.to(x.dtype), down, up, 1.7),
         _adapted,
+        (X, DOWN, UP),
+    ),
+    "adapted_linear of what was kept": (
+        lambda x, down, up: kernels.adapted_linear(
+            x, WEIGHT.to(x.dtype), BIAS.to(x.dtype), down, up, 1.7, KEPT.to(x.dtype)
+        ),
+        lambda x, down, up: _adapted(x, down, up, KEPT),
         (X, DOWN, UP),
     ),
 }

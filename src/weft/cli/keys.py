@@ -28,7 +28,10 @@ def command() -> None:
 @click.argument("name")
 @click.option("--owner", default="local", show_default=True, help="Whose files, jobs and models the key reaches.")
 @click.option(
-    "--scopes", default="files,jobs,models,chat", show_default=True, help="What it may do; `admin` reads metrics and shares models."
+    "--scopes",
+    default="files,jobs,models,chat",
+    show_default=True,
+    help="What it may do; `admin` reads metrics and shares models.",
 )
 @click.option("--expires", metavar="TIME", help="When it ends: 12h, 30d, 8w, or a date as 2027-06-30; default: never.")
 @data_option
