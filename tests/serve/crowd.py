@@ -209,12 +209,16 @@ async def _ask(
 
 async def _chunks(reader: asyncio.StreamReader, most: int | None) -> AsyncIterator[bytes]:
     read = 0
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readline() or _gone(), 16):
         yield (await reader.readexactly(size + 2))[:size]
         read += 1
         if read == most:
             raise _Enough
     await reader.readline()
+
+
+def _gone() -> bytes:
+    raise ConnectionResetError("the server closed the connection within an answer")
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -197,7 +197,12 @@ def test_no_model_ever_says_the_word_of_another(make: Any, letters: Any, cache: 
     server = make("--rows", "64", "--waiting", "64", "--prefix-mb", cache, data=data)
     beginning = {"role": "system", "content": "You sort letters. " * 12}
     bodies = [
-        {"model": model, "messages": [beginning, {"role": "user", "content": f"number {n}"}], "max_tokens": 3}
+        {
+            "model": model,
+            "messages": [beginning, {"role": "user", "content": f"number {n}"}],
+            "max_tokens": 3,
+            "temperature": 0,
+        }
         for n in range(65)
         for model in models
     ]
