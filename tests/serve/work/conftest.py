@@ -165,6 +165,13 @@ class House:
         """The worker's process id, once there is one."""
         return self.until(lambda: self.supervisor.processes().get(job.id))
 
+    def kill(self, job: Job) -> None:
+        """End the worker, where there is one at this moment."""
+        assert self.supervisor is not None
+        if process := self.supervisor.processes().get(job.id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
     def signal(self, job: Job, number: int = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process(job), number)

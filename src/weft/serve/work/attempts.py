@@ -193,5 +193,5 @@ class Attempts:
             held.desk.ended = True
 
     def _unregister(self, held: Held) -> None:
-        if held.channel in self._selector.get_map():
+        with contextlib.suppress(KeyError, ValueError):  # it was let go before, and its socket may be closed by now
             self._selector.unregister(held.channel)
