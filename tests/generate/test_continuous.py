@@ -276,6 +276,29 @@ def test_an_adapter_that_cannot_be_used_ends_its_own_requests_alone(served: Serv
     assert good.wait().finish == "length" and engine.alive
 
 
+def test_a_small_base_takes_one_thread_and_leaves_the_others_their_own(served: Served) -> None:
+    def threads() -> int:
+        told: list[int] = []
+        done = threading.Event()
+
+        def hear(step: Step) -> None:
+            told.append(torch.get_num_threads())
+            if step.finish:
+                done.set()
+
+        served.engine().submit(Generation((5, 6, 7), Draw(1, temperature=0.0)), hear)
+        assert done.wait(PATIENCE)
+        return told[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_listener_that_fails_ends_its_own_row_alone(served: Served) -> None:
     engine = served.engine()
 

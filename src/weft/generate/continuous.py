@@ -33,6 +33,7 @@ from weft.models import precision
 from weft.models.decoder import Decoder
 from weft.models.load import Base
 from weft.models.quant import is_quantized
+from weft.models.threads import SMALL
 
 LONGEST_RETRY = 60.0
 """Seconds."""
@@ -48,11 +49,6 @@ class Ticket:
         """End the reply before its next token; it hears `finish` "cancelled", unless it has ended already."""
         self._row.cancelled = True
         self._engine.wake()
-
-
-SMALL = 30_000_000
-"""Parameters of a base whose products are too short for threads to share: weft-nano with 16 rows over 8 adapters takes
-13 ms a step on one thread, 20 on two."""
 
 
 class Engine:

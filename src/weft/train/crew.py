@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from weft.errors import ResourceError, TrainError
 from weft.models.quant import is_quantized
+from weft.models.threads import SMALL
 from weft.records import Tokens
 
-SMALL = 30_000_000
-"""Most parameters of a model whose steps are dealt out."""
 MOST = 4
 """Most processes: each takes the memory of its own activations."""
 
