@@ -177,7 +177,10 @@ TOO_MUCH: list[tuple[str, Any]] = [
 
 
 def test_over_a_hundred_bounds_hold_before_the_engine_is_asked() -> None:
-    """T37: each refused within 50 ms of this process's own time, since others share the machine."""
+    """T37: each refused within 50 ms of this process's own time, since others share the machine.
+
+    A collection of garbage or a thread that another test left may fall into one try; a slow refusal is slow thrice.
+    """
     assert len(TOO_MUCH) > 100
     before = len(HELLO.engine.asked)
 
@@ -187,9 +190,12 @@ def test_over_a_hundred_bounds_hold_before_the_engine_is_asked() -> None:
             await client.get("/health")  # what is put together with the first request
             for field, value in TOO_MUCH:
                 body = json.dumps({"model": MODEL, "messages": HI, field: value})
-                began = time.process_time()
-                answer = await client.post("/v1/chat/completions", content=body, headers=JSON)
-                told.append((field, answer, time.process_time() - began))
+                tries = []
+                while len(tries) < 3 and min(tries, default=1.0) > 0.050:
+                    began = time.process_time()
+                    answer = await client.post("/v1/chat/completions", content=body, headers=JSON)
+                    tries.append(time.process_time() - began)
+                told.append((field, answer, min(tries)))
         return told
 
     answered = run(work())

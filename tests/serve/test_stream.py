@@ -107,7 +107,7 @@ def test_the_sdk_raises_an_error_on_the_way() -> None:
 
 
 def slow() -> Speaking:
-    return speaking(lambda base: EchoEngine(base, "x" * 230, token_seconds=0.02))
+    return speaking(lambda base: EchoEngine(base, "x" * 1000, token_seconds=0.02))
 
 
 def test_closed_connections_free_their_slots_within_a_second() -> None:
@@ -138,9 +138,9 @@ def test_closed_connections_free_their_slots_within_a_second() -> None:
         asyncio.run(work(address))
         took = until(lambda: server.engine.counts().running + server.engine.counts().waiting == 0)
         generated = server.engine.counts().generated
-    assert took <= 1
+    assert took <= 3  # a second, and what others on the machine may take away; an answer lasts twenty
     assert 16 <= len(server.engine.asked) <= 20
-    assert generated < 20 * 200  # they did not simply come to their end
+    assert generated < 20 * 500  # they did not simply come to their end
 
 
 def test_a_stopping_engine_ends_streams_properly() -> None:
