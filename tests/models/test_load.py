@@ -266,10 +266,19 @@ def test_too_little_memory_is_said_before_anything_is_loaded(folder: Path, monke
         load(str(folder))
 
 
+def test_a_device_without_room_is_said_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ResourceError, match=r"cpu has no room for .* parameters as float32\).*choose a smaller base"):
+        load(str(folder))
+
+
 def test_the_container_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    assert memory.available_bytes(tmp_path) == 8000 * 1024
+    assert (memory.available_bytes(tmp_path), memory.most_bytes(tmp_path)) == (8000 * 1024, 9000 * 1024)
     (tmp_path / "proc/self/cgroup").write_text("0::/box/inner\n")
     inner = tmp_path / "sys/fs/cgroup/box/inner"
     inner.mkdir(parents=True)
@@ -277,14 +286,15 @@ def test_the_container_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
         (group / "memory.max").write_text(f"{limit}\n")
         (group / "memory.current").write_text("3000000\n")
         (group / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
-    assert memory.available_bytes(tmp_path) == 2_500_000
+    assert (memory.available_bytes(tmp_path), memory.most_bytes(tmp_path)) == (2_500_000, 5_000_000)
     (tmp_path / "proc/self/cgroup").write_text("4:memory:/box\n0::/\n")
     old = tmp_path / "sys/fs/cgroup/memory/box"
     old.mkdir(parents=True)
     (old / "memory.limit_in_bytes").write_text("4000000\n")
     (old / "memory.usage_in_bytes").write_text("3900000\n")
-    assert memory.available_bytes(tmp_path) == 100_000
-    assert memory.available_bytes(tmp_path / "nowhere") is None
+    assert (memory.available_bytes(tmp_path), memory.most_bytes(tmp_path)) == (100_000, 4_000_000)
+    nowhere = tmp_path / "nowhere"
+    assert memory.available_bytes(nowhere) is None and memory.most_bytes(nowhere) is None
 
 
 def test_the_shipped_fake_is_the_saved_one(tmp_path: Path) -> None:

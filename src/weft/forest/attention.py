@@ -4,7 +4,7 @@ What a token sees falls into parts: its own node up to itself, and each ancestor
 everything below an ancestor is one stretch of queries: one dense product per ancestor, one padded batch per group of
 similar nodes. Parts are merged by the logarithm (base 2: the faster one) of their sums; the backward pass needs only
 that and the output, and computes the weights again (Dao et al. 2022, arXiv:2205.14135, section 3.1). Works on any
-device, in any number format.
+device, in any number format; on a GPU `ForestAttention` leaves it to the fused kernel of `flex.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weft.forest import flex
 from weft.forest.build import Forest, Node
 
 PADDING = 1.3
@@ -134,7 +135,17 @@ class ForestAttention:
     def kept(self) -> Plan:
         return plan(self.forest, self.keep, self.device)
 
+    @cached_property
+    def every_mask(self) -> flex.BlockMask:
+        return flex.mask(self.forest, np.arange(len(self.forest.ids)), self.device)
+
+    @cached_property
+    def kept_mask(self) -> flex.BlockMask:
+        return flex.mask(self.forest, self.keep, self.device)
+
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kept: bool) -> Tensor:
+        if flex.usable(q.device, q.shape[-1]):
+            return flex.attend(q, k, v, self.kept_mask if kept else self.every_mask)
         return attend(q, k, v, self.kept if kept else self.every)
 
 

@@ -180,9 +180,9 @@ def token_logprobs(hidden: Tensor, weight: Tensor, states: Tensor, targets: Tens
     return _TokenLogprobs.apply(hidden, weight, states, targets)  # type: ignore[return-value]
 
 
-def _counts(ordered: Tensor, states: int) -> Tensor:
+def _counts(ordered: Tensor, states: int) -> list[int]:
     """(K + 1,) how many of the sorted places `ordered` (N,) lie before each state."""
-    return torch.searchsorted(ordered.contiguous(), torch.arange(0, states + 1, device=ordered.device))
+    return torch.searchsorted(ordered.contiguous(), torch.arange(0, states + 1, device=ordered.device)).tolist()
 
 
 def _chunks(states: int, vocabulary: int) -> list[slice]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from weft.errors import ModelError, UsageError
+from weft.errors import ModelError, ResourceError, UsageError
 from weft.models import attention, memory
 from weft.models.chat import Chat
 from weft.models.facts import BaseFacts, causal_models, inspect
@@ -112,7 +112,11 @@ def load(
             quant.quantize(model)
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(getattr(torch, dtype))
-        model = model.to(place).eval().requires_grad_(False)
+        try:
+            model = model.to(place).eval().requires_grad_(False)
+        except torch.OutOfMemoryError:
+            said = f"{place} has no room for {name} ({facts.parameters:,} parameters as {dtype})"
+            raise ResourceError(f"{said}. Close what else is on it, choose a smaller base, or --device cpu.") from None
         if place.type == "cpu" and not isinstance(model, decoder.Decoder):
             attention.use(model)
         tokenizer = load_tokenizer(folder)

@@ -40,7 +40,7 @@ def settle() -> str:
 def for_training(device: torch.device) -> str:
     """`bfloat16` where the device multiplies such numbers in hardware, else `float32`. Never a matter of timing."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     tells = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private names: absent ones mean no
     return "bfloat16" if any(getattr(torch.cpu, name, lambda: False)() for name in tells) else "float32"
 

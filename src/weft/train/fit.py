@@ -22,7 +22,7 @@ from weft.train.needs import Plan, shrink
 T = TypeVar("T")
 SIGNS = (
     "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory",
-    "could not create a primitive",
+    "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED",
 )  # fmt: skip
 """What libraries say in a RuntimeError where memory is lacking."""
 
@@ -44,12 +44,13 @@ class Fit:
         """
         self.micro_tokens, self._longest = plan.micro_tokens, plan.longest
         self._run, self._model, self._parameters, self._say = run, model, parameters, say
+        self._device = next(model.parameters()).device
         self._again, self._may = plan.recompute, wish != "never"
         recompute(model, plan.recompute)
 
     def __call__(self, work: Callable[[int], T]) -> T:
         """Raises ResourceError where not even one example, with layers computed again, fits; what `work` raises."""
-        drawn = torch.get_rng_state()
+        drawn, there = torch.get_rng_state(), self._drawn_there()
         while True:
             try:
                 return work(self.micro_tokens)
@@ -60,8 +61,14 @@ class Fit:
             for parameter in self._parameters:
                 parameter.grad = None
             torch.set_rng_state(drawn)
+            if there is not None:
+                torch.cuda.set_rng_state(there, self._device)
             gc.collect()
             self._shrink()
+
+    def _drawn_there(self) -> torch.Tensor | None:
+        """The state of the device's own generator, which draws what is dropped; the CPU's draws the rest."""
+        return torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
 
     def _shrink(self) -> None:
         if self.micro_tokens > 1:
