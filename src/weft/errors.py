@@ -100,6 +100,10 @@ class ResourceError(RunError):
     """Memory, disk space or a permission is lacking."""
 
 
+class Unreachable(ResourceError):
+    """A database does not answer at the moment; the same call may succeed later."""
+
+
 class DamageError(RunError):
     """A file does not match its manifest."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,27 @@ def test_damage_is_named_and_the_answer_is_no(tmp_path: Path) -> None:
     taken = run("backup", tmp_path / "copy", "--data", tmp_path / "data")
     assert taken.exit_code == 1
     assert "Damaged in the source and left out: 1\n  damaged content  " in taken.stdout
+
+
+def test_with_json_the_facts_are_those_of_the_words(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "data")
+    for content in (b"abc", b"whole"):
+        file = store.files.create("ann", "a.jsonl", "fine-tune", *store.blobs.put([content], 1 << 20))
+    store.blobs.path(file.sha256).write_bytes(b"wrong")
+    store.close()
+    taken = run("backup", tmp_path / "copy", "--data", tmp_path / "data", "--json")
+    told = json.loads(taken.stdout)
+    (damage,) = told.pop("damages")
+    assert told == {
+        "data": f"{tmp_path}/data", "backup": f"{tmp_path}/copy", "files": 1, "adapters": 0, "bytes": 3,
+    }  # fmt: skip
+    assert (damage["kind"], damage["where"], taken.exit_code) == ("damaged content", file.sha256, 1)
+    assert "hashes to" in damage["message"]
+    put_back = run("restore", tmp_path / "copy", "--data", tmp_path / "back", "--json")
+    facts = {"data": f"{tmp_path}/back", "backup": f"{tmp_path}/copy", "files": 1, "adapters": 0, "bytes": 3}
+    again = json.loads(put_back.stdout)
+    assert [damage["where"] for damage in again.pop("damages")] == [file.sha256]  # its row is still there
+    assert (again, put_back.exit_code) == (facts, 1)
 
 
 @pytest.mark.parametrize(

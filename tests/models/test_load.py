@@ -297,6 +297,14 @@ def test_the_container_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
     assert memory.available_bytes(nowhere) is None and memory.most_bytes(nowhere) is None
 
 
+def test_on_a_gpu_its_own_memory_counts_with_what_torch_keeps_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, told in {"mem_get_info": (5_000, 10_000), "memory_reserved": 3_000, "memory_allocated": 1_000}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, told=told: told)
+    assert memory.free_bytes(torch.device("cuda:0")) == 7_000
+    monkeypatch.setattr(memory, "available_bytes", lambda root: 42)
+    assert memory.free_bytes(torch.device("cpu")) == 42
+
+
 def test_the_shipped_fake_is_the_saved_one(tmp_path: Path) -> None:
     loaded, made = load(str(save_base(tmp_path / "x", seed=3))), tiny_base(seed=3)
     ids = torch.arange(9)[None]

@@ -39,7 +39,7 @@ def operations(world: World) -> list[tuple[str, str]]:
 def test_every_route_needs_a_key_but_for_the_listed_ones(make_world: Callable[..., World]) -> None:
     world = make_world()
     world.key()
-    assert len(PUBLIC) <= 5  # health, readiness, the page and its two parts
+    assert len(PUBLIC) <= 4  # health, readiness, the page and its script
     for method, path in operations(world):
         expected = {200, 503} if path in PUBLIC else {401}
         for headers in (

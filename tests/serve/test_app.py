@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.serve.conftest import SilentEngine, World
-from weft.errors import DataError, ModelError, NotThere, ResourceError, TooLarge, UsageError, WrongState
+from weft.errors import DataError, ModelError, NotThere, ResourceError, TooLarge, Unreachable, UsageError, WrongState
 from weft.generate.requests import Full
 from weft.serve.app import build
 from weft.serve.errors import masked, translate
@@ -61,6 +61,7 @@ def test_what_is_not_there_is_said_in_the_envelope(kept: World, method: str, pat
         (DataError("bad rows"), 400, None),
         (UsageError("bad ask"), 400, None),
         (ResourceError("/secret/path: no space"), 507, None),
+        (Unreachable("postgresql://secret/path: does not answer"), 503, "database_unavailable"),
     ],
 )
 def test_each_error_of_weft_has_its_answer(error: Exception, status: int, code: str | None) -> None:

@@ -37,6 +37,15 @@ def test_the_data_folder_follows_the_users_own(monkeypatch: pytest.MonkeyPatch) 
     assert ServeConfig(data="~/x").folder == Path.home() / "x"
 
 
+def test_the_data_folder_is_absolute_since_workers_stand_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ServeConfig(data="data").folder == tmp_path / "data"
+    monkeypatch.setenv("WEFT_HOME", "home")
+    assert ServeConfig().folder == tmp_path / "home" / "serve"
+
+
 def test_lists_and_pairs_are_read_from_one_text_too() -> None:
     environment = {
         "WEFT_ALIAS": "gpt-4o=weft-nano, gpt-4=weft-nano",

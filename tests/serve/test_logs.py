@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import re
 from typing import Any
 
@@ -96,6 +97,29 @@ def test_an_error_is_told_by_kind_and_place_without_its_text() -> None:
         Log("text", stream).failed("tick", error)
     assert "ERROR  tick  error=ValueError at=" in stream.getvalue()
     assert "test_logs.py" in stream.getvalue() and "customer" not in stream.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_libraries_warn_of_is_a_line_like_all_others() -> None:
+    stream = io.StringIO()
+    log, library = Log("json", stream), logging.getLogger("some.library")
+    library.warning("before")
+    with log.collecting():
+        library.info("chatter")
+        library.warning("%s stays\nfor now", "content")
+        try:
+            raise ValueError("the customer's words")
+        except ValueError:
+            library.exception("Exception in the application")
+    library.warning("after")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert {k: first[k] for k in ("event", "level", "name", "message")} == {
+        "event": "library", "level": "warn", "name": "some.library", "message": "content stays",
+    }  # fmt: skip
+    assert (second["level"], second["error"], second["message"]) == (
+        "error", "ValueError", "Exception in the application",
+    )  # fmt: skip
+    assert "customer" not in stream.getvalue()
 
 
 def test_the_kind_is_one_setting() -> None:

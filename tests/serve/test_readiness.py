@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.serve.conftest import World
 from tests.serve.speaking import HI, until
+from weft.errors import Unreachable
 from weft.testing import tiny_base
 
 NOTICED_SECONDS = 5.0
@@ -17,6 +19,20 @@ BACK_SECONDS = 30.0
 
 def broken(*_: Any) -> None:
     raise MemoryError("planned")
+
+
+def test_a_database_that_does_not_answer_is_told_on_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    until(lambda: world.http.get("/ready").status_code == 200, 60)
+
+    def gone() -> None:
+        raise Unreachable("postgresql://there/weft: the database does not answer (cut). See that it runs.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.server.store, "ask", gone)
+        told = world.http.get("/ready")
+    assert told.status_code == 503 and told.json()["error"]["code"] == "database_unavailable"
+    assert "there" not in told.text and told.headers["retry-after"] == "5"
+    assert world.http.get("/health").status_code == world.http.get("/ready").status_code == 200
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

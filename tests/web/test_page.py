@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import runpy
 from collections.abc import Callable
@@ -47,7 +49,8 @@ class Page(HTMLParser):
             self.wrong.append(tag)
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if "style" not in self.open:
+            self.words.append(data)
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -95,19 +98,22 @@ def test_nothing_comes_from_outside_and_nothing_runs_but_the_one_script(seen: Wo
     answer = seen.http.get("/")
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
-    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["script-src"] == policy["connect-src"] == "'self'"
+    (style,) = re.findall("<style>(.*?)</style>", answer.text, re.S)
+    hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy["style-src"] == f"'sha256-{hashed}'"  # this style and no other
     assert "unsafe" not in answer.headers["content-security-policy"]
     found = Page(answer.text)
-    assert not found.all("style") and not [1 for _, attributes in found.tags if "style" in attributes]
+    assert len(found.all("style")) == 1 and not [1 for _, attributes in found.tags if "style" in attributes]
     asked = [script["src"] for script in found.all("script")] + [link["href"] for link in found.all("link")]
-    assert [where for where in asked if not where.startswith("data:")] == ["/page.js", "/page.css"]
-    for path, mime in (("/page.js", "text/javascript"), ("/page.css", "text/css")):
-        part = seen.http.get(path)
-        assert part.headers["content-type"] == f"{mime}; charset=utf-8"
-        assert part.headers["x-content-type-options"] == "nosniff"
-        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", part.text)
-        assert seen.http.head(path).status_code == 200
-    script = seen.http.get("/page.js").text
+    assert [where for where in asked if not where.startswith("data:")] == ["/page.js"]
+    part = seen.http.get("/page.js")
+    assert part.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert part.headers["x-content-type-options"] == "nosniff"
+    assert seen.http.head("/page.js").status_code == 200
+    script = part.text
+    for text in (style, script):
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text)
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|localStorage|sessionStorage|document.cookie",
         script,
@@ -134,7 +140,7 @@ def test_where_a_key_is_needed_the_page_is_empty_and_asks_for_one(make_page: Cal
     assert "hidden" not in next(form for form in found.all("form") if form["id"] == "keys")
     field = next(field for field in found.all("input") if field["id"] == "key")
     assert field["type"] == "password" and field["autocomplete"] == "off" and "name" not in field
-    assert world.http.get("/page.js").status_code == world.http.get("/page.css").status_code == 200
+    assert world.http.get("/page.js").status_code == 200
     assert world.http.get("/v1/fine_tuning/jobs").status_code == 401
 
 
@@ -145,7 +151,7 @@ def test_the_page_of_an_open_address_shows_nothing_even_before_the_first_key(mak
 
 
 def test_the_page_needs_no_key_but_a_name_of_this_server(seen: World) -> None:
-    assert {"/", "/page.css", "/page.js"} <= PUBLIC
+    assert {"/", "/page.js"} <= PUBLIC
     assert seen.http.get("/", headers={"host": "evil.example"}).status_code == 403
     assert seen.http.get("/", headers={"origin": "https://evil.example"}).status_code == 403
     assert seen.http.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200  # a link from elsewhere

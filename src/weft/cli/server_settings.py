@@ -16,6 +16,8 @@ database_option = click.option(
     "--database", metavar="URL", help="The server's database, where it is not in the data folder."
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
 
 def server_settings(flags: Mapping[str, Any], file: str | None = None) -> ServeConfig:
     """The settings; `WEFT_DATABASE_URL`, the name that other tools use, counts as `WEFT_DATABASE`.

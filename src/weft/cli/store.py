@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weft.cli import store_backup
-from weft.cli.server_settings import data_option, database_option, server_settings
+from weft.cli.server_settings import data_option, database_option, json_option, server_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ command.add_command(store_backup.restore)
 @data_option
 @database_option
 @click.option("--deep", is_flag=True, help="Also read every byte of files and adapters and compare their hashes.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.pass_context
 def check(context: click.Context, data: str | None, database: str | None, deep: bool, as_json: bool) -> None:
     """Name all damage: content that is gone or differs, leftovers, rows that point nowhere. Ends with 1 if any.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from weft.cli.server_settings import data_option, database_option, server_settings
+from weft.cli.server_settings import data_option, database_option, json_option, server_settings
 
 if TYPE_CHECKING:
     from weft.serve.store.backup import Copied
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 @click.argument("out", metavar="OUT")
 @data_option
 @database_option
+@json_option
 @click.pass_context
-def backup(context: click.Context, out: str, data: str | None, database: str | None) -> None:
+def backup(context: click.Context, out: str, data: str | None, database: str | None, as_json: bool) -> None:
     """Copy all that a server keeps to the new folder OUT; the server may run. Ends with 1 where content is damaged.
 
     OUT is a data folder of its own, with SQLite whatever the server has: serve it, look through it, copy it further.
@@ -28,7 +29,10 @@ def backup(context: click.Context, out: str, data: str | None, database: str | N
 
     config = server_settings({"data": data, "database": database})
     copied = copy_store(config.folder, config.database, Path(out))
-    click.echo(f"{out}: {_told(copied)}\nServe it: weft serve --data {out}")
+    if as_json:
+        _print(copied, data=str(config.folder), backup=out)
+    else:
+        click.echo(f"{out}: {_told(copied)}\nServe it: weft serve --data {out}")
     context.exit(1 if copied.damages else 0)
 
 
@@ -36,8 +40,9 @@ def backup(context: click.Context, out: str, data: str | None, database: str | N
 @click.argument("copy", metavar="BACKUP")
 @data_option
 @database_option
+@json_option
 @click.pass_context
-def restore(context: click.Context, copy: str, data: str | None, database: str | None) -> None:
+def restore(context: click.Context, copy: str, data: str | None, database: str | None, as_json: bool) -> None:
     """Copy the folder BACKUP to the server's data folder and database, which must be new or empty.
 
     For SQLite a plain copy of BACKUP does the same. With --database it brings a store into PostgreSQL.
@@ -46,7 +51,10 @@ def restore(context: click.Context, copy: str, data: str | None, database: str |
 
     config = server_settings({"data": data, "database": database})
     copied = copy_store(Path(copy), None, config.folder, config.database)
-    click.echo(f"{config.folder}: {_told(copied)}")
+    if as_json:
+        _print(copied, data=str(config.folder), backup=copy)
+    else:
+        click.echo(f"{config.folder}: {_told(copied)}")
     context.exit(1 if copied.damages else 0)
 
 
@@ -56,3 +64,12 @@ def _told(copied: Copied) -> str:
         return whole
     lines = [f"  {damage.kind}  {damage.where}  {damage.message}" for damage in copied.damages]
     return "\n".join([f"{whole} Damaged in the source and left out: {len(copied.damages):,}", *lines])
+
+
+def _print(copied: Copied, **folders: str) -> None:
+    """The same facts as one JSON object."""
+    from dataclasses import asdict
+
+    from weft.cli.terminal import print_json
+
+    print_json(folders | asdict(copied))

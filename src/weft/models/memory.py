@@ -7,6 +7,7 @@ The limit is the smallest of the machine's free memory and the limits of the con
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from weft.errors import ResourceError
 
@@ -27,8 +28,25 @@ def loading_bytes(parameters: int, dtype: str, largest_tensor: int = 0) -> int:
 
 def available_bytes(root: Path = Path("/")) -> int | None:
     """Bytes this process may still take, or None where the system does not say. `root` is where /proc and /sys hang."""
-    known = [value for value in (_machine(root), *_groups(root)) if value is not None]
+    groups = (_left(*group) for group in _groups(root))
+    known = [value for value in (_meminfo(root, "MemAvailable"), *groups) if value is not None]
     return max(0, min(known)) if known else None
+
+
+def free_bytes(device: Any) -> int | None:
+    """Bytes that tensors on this torch device may still take, or None where the system does not say."""
+    if device.type != "cuda":
+        return available_bytes(Path("/"))  # Path: tests put a smaller machine in its place
+    import torch
+
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def most_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes that this process could have if nothing else ran: the machine's, or what its control groups allow."""
+    known = [_meminfo(root, "MemTotal"), *(_number(group / limit) for group, limit, _, _ in _groups(root))]
+    return min((value for value in known if value is not None), default=None)
 
 
 def require(needed: int, purpose: str, advice: str = "", *, root: Path = Path("/")) -> None:
@@ -41,16 +59,16 @@ def require(needed: int, purpose: str, advice: str = "", *, root: Path = Path("/
         )
 
 
-def _machine(root: Path) -> int | None:
+def _meminfo(root: Path, name: str) -> int | None:
     for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None
 
 
-def _groups(root: Path) -> list[int | None]:
-    """What each control group above this process leaves: its limit less its use, where file cache does not count."""
-    left: list[int | None] = []
+def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
+    """The control groups above this process: each one's folder, and what its limit, use and file cache are called."""
+    found: list[tuple[Path, str, str, str]] = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -62,20 +80,26 @@ def _groups(root: Path) -> list[int | None]:
             continue
         group = root / mount / path.strip("/")
         while True:
-            left.append(_left(group, limit, usage, cache))
+            found.append((group, limit, usage, cache))
             if group == root / mount:
                 break
             group = group.parent
-    return left
+    return found
 
 
 def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
-    ceiling, used = _read(group / limit).strip(), _read(group / usage).strip()
-    if not ceiling.isdigit() or not used.isdigit():
+    """A group's limit less its use, where file cache does not count."""
+    ceiling, used = _number(group / limit), _number(group / usage)
+    if ceiling is None or used is None:
         return None
     lines = _read(group / "memory.stat").splitlines()
     reclaimable = next((int(line.split()[1]) for line in lines if line.startswith(cache)), 0)
-    return int(ceiling) - int(used) + reclaimable
+    return ceiling - used + reclaimable
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _read(path: Path) -> str:

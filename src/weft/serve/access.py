@@ -20,7 +20,7 @@ from weft.serve.errors import ApiError
 
 LOCAL = "local"
 SCOPES = ("files", "jobs", "models", "chat", "admin")
-PUBLIC = frozenset({"/health", "/ready", "/", "/page.css", "/page.js"})
+PUBLIC = frozenset({"/health", "/ready", "/", "/page.js"})
 """Paths that are answered without a key (GET and HEAD alone)."""
 _NEEDS = (
     ("/v1/files", ("files",)),

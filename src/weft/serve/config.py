@@ -146,8 +146,8 @@ class ServeConfig(Config):
 
     @property
     def folder(self) -> Path:
-        """The data folder."""
-        return Path(self.data).expanduser() if self.data else default_data()
+        """The data folder, absolute: workers stand elsewhere."""
+        return (Path(self.data).expanduser() if self.data else default_data()).absolute()
 
     @property
     def loopback(self) -> bool:

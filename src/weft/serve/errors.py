@@ -95,6 +95,8 @@ def translate(error: Exception) -> ApiError | None:
             return too_many(str(error), error.retry_after)
         case weft_errors.DataError() | weft_errors.UsageError():
             return invalid(str(error))
+        case weft_errors.Unreachable():
+            return unavailable("The server's database does not answer; ask again later.", "database_unavailable")
         case weft_errors.ResourceError():
             # Paths and sizes are for the operator's log, not for the caller.
             return ApiError(507, "The server has no room for this now; its operator finds the reason in the log.")

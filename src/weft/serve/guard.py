@@ -23,6 +23,7 @@ from weft.serve.errors import ApiError, translate, unavailable
 from weft.serve.known import Known
 from weft.serve.limits import BoundedBody, Rates, too_large
 from weft.serve.server import Server
+from weft.serve.structure import Structure
 
 _ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Paths whose requests go to an engine."""
@@ -172,15 +173,17 @@ class Guard:
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         config = self._server.config
-        most = config.body_mb * _MB
+        most, structure = config.body_mb * _MB, None
         if scope["method"] == "POST" and scope["path"].rstrip("/") == "/v1/files":
             most = config.file_mb * _MB + _ROOM_FOR_FORM
         elif scope["method"] == "POST" and scope["path"].startswith("/v1/uploads/"):
             most = config.part_mb * _MB + _ROOM_FOR_FORM
+        else:
+            structure = Structure()
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > most:
             raise too_large(most)
-        return BoundedBody(receive, most, config.slow_seconds)
+        return BoundedBody(receive, most, config.slow_seconds, structure)
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         """Count the request and write its line."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive
 
 from weft.serve.errors import ApiError, too_many
+from weft.serve.structure import Structure
 
 _LEAST_BYTES_PER_SECOND = 1024
 """What a body must bring on average once `slow_seconds` have passed."""
@@ -64,10 +65,13 @@ class Rates:
 
 
 class BoundedBody:
-    """A request's `receive` that ends a body which is too long (413) or comes too slowly (408)."""
+    """A request's `receive` that ends a body which is too long, made of too much (413) or comes too slowly (408)."""
 
-    def __init__(self, receive: Receive, most_bytes: int, slow_seconds: float) -> None:
-        self._receive, self._most, self._slow = receive, most_bytes, slow_seconds
+    def __init__(
+        self, receive: Receive, most_bytes: int, slow_seconds: float, structure: Structure | None = None
+    ) -> None:
+        """`structure`: of a body that will be read as JSON."""
+        self._receive, self._most, self._slow, self._structure = receive, most_bytes, slow_seconds, structure
         self._bytes = 0
         self._ended = False
         self._began = time.monotonic()
@@ -86,6 +90,8 @@ class BoundedBody:
         self._ended = not message.get("more_body", False)
         if self._bytes > self._most:
             raise too_large(self._most)
+        if self._structure is not None:
+            self._structure.take(message.get("body", b""))
         late = time.monotonic() - self._began - self._slow
         if not self._ended and self._bytes < late * _LEAST_BYTES_PER_SECOND:
             raise _slow(self._slow)

@@ -88,7 +88,8 @@ def serve(config: ServeConfig, *, out: TextIO | None = None, pages: Pages = ()) 
     try:
         address = _address(config.host, listener.getsockname()[1])
         print("\n".join(greeting(server, address)), file=out or sys.stderr, flush=True)
-        running(server, pages).run(sockets=[listener])
+        with server.log.collecting():
+            running(server, pages).run(sockets=[listener])
     finally:
         server.store.close()
         listener.close()
@@ -103,7 +104,7 @@ def running(server: Server, pages: Pages = ()) -> Uvicorn:
 
 def greeting(server: Server, address: str) -> list[str]:
     """What a person reads at the start."""
-    config = server.config
+    config, database = server.config, server.store.ground.database
     aliases = [f"{name} = {server.names.shown(base)}" for name, base in server.names.bases().items()]
     aliases = [said if said.split(" = ")[0] != said.split(" = ")[1] else said.split(" = ")[0] for said in aliases]
     if server.store.keys.exist():
@@ -115,7 +116,7 @@ def greeting(server: Server, address: str) -> list[str]:
         f"  export OPENAI_BASE_URL={address}/v1",
         f"  export {key}",
         f"  models: {', '.join(aliases)}",
-        f"  data:   {config.folder}",
+        f"  data:   {config.folder}" + ("" if database.is_sqlite else f", {database.place}"),
     ]
 
 

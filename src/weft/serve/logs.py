@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -49,11 +51,41 @@ class Log:
                 stream.write(line + "\n")
                 stream.flush()
 
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Meanwhile, what libraries warn of (`logging`) becomes lines of this log, and no text between them."""
+        handler = _Warnings(self)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+
     def failed(self, event: str, error: BaseException, **facts: Any) -> None:
         """A line for what nobody foresaw: the kind of error and where it arose. Its text may quote a request."""
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
         self.say(event, level="error", error=type(error).__name__, at=places, **facts)
+
+
+class _Warnings(logging.Handler):
+    """Hands records on; of an exception its kind and place, for its text may quote a request."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            said = record.getMessage().partition("\n")[0]
+        except Exception:  # as every handler does with a record that cannot be put together
+            self.handleError(record)
+            return
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self._log.failed("library", error, name=record.name, message=said)
+        else:
+            self._log.say("library", level="warn", name=record.name, message=said)
 
 
 def _one_object(now: datetime, level: str, event: str, told: dict[str, Any]) -> str:

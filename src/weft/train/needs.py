@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,8 +98,7 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
     count = 1 if config.full else hands(base.model, config.batch_size)
     steps = _steps(examples, config)
     shape = Shape.of(base.model.config, isinstance(base.model, Decoder))
-    # Path: tests put a smaller machine in its place.
-    free = memory.available_bytes(Path("/"))
+    free = memory.free_bytes(base.device)
     room = None if free is None else int(free * (1 - RESERVE))
     wish = config.recompute
     longest = max(len(example) * max(len(row.ids) for row in example) for example in examples)

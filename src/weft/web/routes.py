@@ -1,18 +1,21 @@
-"""`/`, `/page.css` and `/page.js`: the page, its style and its script, with headers that let nothing else in.
+"""`/` and `/page.js`: the page with its style, and its script, with headers that let nothing else in.
 
-The script is one request, put together from `script/`.
+The script is one request, put together from `script/`. The style stands in the page, named there by its hash.
 
-All three are public, for a browser sends no key with them. What belongs to an owner is in the page only where no key is
+Both are public, for a browser sends no key with them. What belongs to an owner is in the page only where no key is
 needed at all; otherwise the page comes empty, asks for a key, and its script fills it through the API.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from weft.evaluate.report import words
@@ -20,10 +23,6 @@ from weft.serve.server import Server
 from weft.web import view
 
 HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
@@ -39,20 +38,32 @@ def router(server: Server) -> APIRouter:
     def page(request: Request) -> Response:
         keyless = server.config.loopback and not server.store.keys.exist()
         shown = view.page(server, f"{request.url.scheme}://{request.url.netloc}/v1", keyless=keyless)
-        return HTMLResponse(_template().render(shown), headers=HEADERS)
-
-    def style(request: Request) -> Response:
-        return Response(_read("page.css"), media_type="text/css", headers=HEADERS)
+        return HTMLResponse(_template().render(shown, style=Markup(_style())), headers=HEADERS | _policy())
 
     def script(request: Request) -> Response:
         joined = "\n".join(_read(f"script/{name}.js") for name in _SCRIPT)
-        return Response(joined, media_type="text/javascript", headers=HEADERS)
+        return Response(joined, media_type="text/javascript", headers=HEADERS | _policy())
 
     # Plain routes: they answer HEAD too, and are in no document.
     routes.add_route("/", page, methods=["GET"], include_in_schema=False)
-    routes.add_route("/page.css", style, methods=["GET"], include_in_schema=False)
     routes.add_route("/page.js", script, methods=["GET"], include_in_schema=False)
     return routes
+
+
+def _style() -> str:
+    """What stands between the page's `<style>` and `</style>`."""
+    return _read("page.css")
+
+
+@cache
+def _policy() -> dict[str, str]:
+    """What a browser may load and run: this server's script and answers, and this one style."""
+    style = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode("ascii")
+    said = (
+        f"default-src 'none'; script-src 'self'; style-src 'sha256-{style}'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return {"content-security-policy": said}
 
 
 @cache

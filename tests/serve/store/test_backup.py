@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -217,6 +218,21 @@ def test_what_cannot_be_copied_is_said_and_nothing_is_made(sqlite_store: Store, 
     with pytest.raises(UsageError, match=r"lies in the data folder itself\. Name a folder elsewhere"):
         copy_store(sqlite_store.data, None, sqlite_store.data / "work" / "copy")
     assert {path.name for path in quick.iterdir()} == {"full"}
+
+
+def test_a_forgotten_url_gives_no_backup_of_nothing(quick: Path, empty_url: str) -> None:
+    """With the content of a PostgreSQL's folder and an empty SQLite, a copy would be whole, and empty."""
+    store = Store.open(quick / "data", empty_url)
+    put_file(store)
+    store.close()
+    with pytest.raises(UsageError, match=r"another database than weft\.db, which is not there\. Name that one"):
+        copy_store(quick / "data", None, quick / "copy")
+    assert not (quick / "data" / "weft.db").exists()
+    Store.open(quick / "other").close()
+    shutil.copy(quick / "other" / "weft.db", quick / "data")
+    with pytest.raises(UsageError, match=r"belongs to another database than the one that was opened"):
+        copy_store(quick / "data", None, quick / "copy")
+    assert copy_store(quick / "data", empty_url, quick / "copy").files == 1
 
 
 def test_a_backup_that_fails_leaves_nothing(

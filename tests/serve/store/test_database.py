@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import select
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from tests.serve.store.conftest import OpenStore, empty
+from tests.serve.store.conftest import OpenStore, empty, wipe
 from tests.serve.store.scenes import draft, finish, messages, new_job, put_file, start
 from weft.errors import DamageError, ResourceError, Superseded, UsageError
 from weft.serve.leases import Leases
@@ -223,6 +223,23 @@ def test_what_cannot_be_opened_is_named(quick: Path, monkeypatch: pytest.MonkeyP
         handle.write(b"not a database at all")
     with pytest.raises(DamageError, match="the database is damaged"):
         Store.open(quick / "data")
+
+
+def test_a_user_or_database_that_is_not_there_is_told_from_a_server_that_does_not_answer(
+    quick: Path, postgres_url: str
+) -> None:
+    for url in (postgres_url.replace("/postgres?", "/nowhere?"), postgres_url.replace("weft@", "nobody@")):
+        with pytest.raises(ResourceError, match=r"lets nobody in by this URL .*\. See that user and database exist"):
+            Store.open(quick / "data", url)
+
+
+def test_a_url_may_begin_as_many_hosts_of_databases_write_it(quick: Path, postgres_url: str) -> None:
+    wipe(postgres_url)
+    store = Store.open(quick / "data", postgres_url.replace("postgresql:", "postgres:"))
+    assert not store.ground.database.is_sqlite
+    store.close()
+    with pytest.raises(ResourceError, match=r"postgresql://127\.0\.0\.1:1/weft: the database does not answer"):
+        Store.open(quick / "data", "postgres://weft@127.0.0.1:1/weft")
 
 
 def cut_connections(store: Store, cuts: int) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.serve.work.conftest import WORDS, House, chat_rows
+from weft.errors import Unreachable
+from weft.models import memory
 from weft.serve.records import Job
 from weft.serve.work.workers import executed
 
@@ -103,7 +107,9 @@ def _adapters(house: House, job: Job) -> list[str]:
     return [checkpoint.adapter for checkpoint in house.store.jobs.checkpoints("local", job.id).items]
 
 
-def test_a_file_that_cannot_be_learned_fails_the_job_before_it_is_queued(house: House) -> None:
+def test_a_file_that_cannot_be_learned_fails_the_job_before_it_is_queued(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = house.open().job(chat_rows(4))
     done = house.ended(job)
     assert (done.status, done.attempt, done.crashes) == ("failed", 1, 0)
@@ -111,6 +117,10 @@ def test_a_file_that_cannot_be_learned_fails_the_job_before_it_is_queued(house: 
     assert (done.error["code"], done.error["param"]) == ("invalid_n_examples", "training_file")
     assert "4 examples" in done.error["message"] and str(house.data) not in done.error["message"]
     assert "Files validated, moving job to queued state" not in house.messages(job)
+    house.until(lambda: not house.supervisor.busy)
+    last = json.loads(capsys.readouterr().err.splitlines()[-1])  # what the operator reads
+    assert (last["level"], last["message"], last["code"]) == ("warn", "failed", "invalid_n_examples")
+    assert last["output"] == str(house.data / "work" / job.id / "attempt-1.log")
 
 
 def test_settings_that_cannot_be_fail_the_job_with_the_setting_named(house: House) -> None:
@@ -118,6 +128,72 @@ def test_settings_that_cannot_be_fail_the_job_with_the_setting_named(house: Hous
     done = house.ended(job)
     assert done.error is not None and done.status == "failed" and done.crashes == 0
     assert done.error["code"] == "invalid_hyperparameters" and "1000" in done.error["message"]
+
+
+def test_a_job_that_can_never_fit_in_memory_fails_before_anything_is_loaded(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "most_bytes", lambda: 10_000_000_000)
+    house.base = base_of(tmp_path / "big", layers=32, width=4096)
+    job = house.open().job()
+    done = house.ended(job)
+    assert (done.status, done.attempt, done.crashes) == ("failed", 1, 0)
+    assert done.error is not None and (done.error["code"], done.error["param"]) == ("out_of_memory", "model")
+    assert re.fullmatch(
+        r"Training big \(8,589,934,592 parameters\), an adapter of [\d,]+ numbers with their optimizer, needs at least "
+        r"[\d.]+ GB of memory; this server's machine has 10\.00 GB\. Choose a smaller base, or a smaller adapter "
+        r"\(x_weft\.lora\.r\)\.",
+        done.error["message"],
+    )
+    assert "Files validated, moving job to queued state" not in house.messages(job)
+    assert float(done.error["message"].split("at least ")[1].split(" GB")[0]) > 17  # in bfloat16 alone
+
+
+def test_a_base_that_would_fit_alone_is_let_in_whatever_is_free_now(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is free when the files are looked at is not what is free when training begins."""
+    monkeypatch.setattr(memory, "available_bytes", lambda root: 1)
+    house.base = base_of(tmp_path / "small", layers=2, width=256)
+    job = house.open().job()
+    done = house.ended(job)
+    assert done.error is not None and done.error["code"] == "model_not_available"  # it has no tokenizer
+
+
+def test_a_database_that_is_gone_is_told_once_with_its_reason(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def gone(*_: Any, **__: Any) -> Any:
+        asked.append(1)
+        raise Unreachable("postgresql://there/weft: the database does not answer (cut). See that it runs.")
+
+    house.open(start=False)
+    monkeypatch.setattr(house.leases, "take", gone)
+    monkeypatch.setattr(house.leases, "expire", gone)
+    house.supervisor.start()
+    house.until(lambda: len(asked) >= 4)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["level"], told["error"]) == ("supervisor", "error", "Unreachable")
+    assert told["reason"].startswith("postgresql://there/weft: the database does not answer (cut).")
+
+
+def base_of(folder: Path, layers: int, width: int) -> Path:
+    """A base of this shape whose file holds nothing but its length, and whose tokenizer is none."""
+    folder.mkdir()
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "vocab_size": 32000}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "rms_norm_eps": 1e-5}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps(config | sizes | heads))
+    (folder / "tokenizer.json").write_text("{}")
+    numbers = layers * 16 * width * width
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [numbers], "data_offsets": [0, 2 * numbers]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * numbers)
+    return folder
 
 
 def test_slots_are_shared_between_owners(house: House) -> None:

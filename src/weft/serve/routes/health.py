@@ -30,12 +30,13 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/ready", responses={503: {"model": ErrorEnvelope}})
     def ready() -> Health:
-        """Whether requests can be answered now; 503 while loading, stopping, or when an engine is dead."""
+        """Whether requests can be answered now; 503 while loading or stopping, or while engine or database are dead."""
         if server.draining.is_set():
             raise unavailable("The server is stopping.", "draining")
         trouble = server.engines.trouble()
         if trouble is not None:
             raise unavailable(trouble.said, trouble.code, 1)
+        server.store.ask()
         return Health()
 
     @routes.get(

@@ -28,7 +28,7 @@ from weft.serve.store.blobs import DiskBlobs
 from weft.serve.store.check import Damage
 from weft.serve.store.database import NAME, Database, connect
 from weft.serve.store.disk import told
-from weft.serve.store.folder import MARK, Folder
+from weft.serve.store.folder import MARK, Folder, refuse_foreign
 from weft.serve.store.ground import ADAPTERS, CONTENT, named
 from weft.serve.store.keeping import keeping
 from weft.serve.store.migrate import migrate
@@ -52,7 +52,8 @@ def copy_store(data: Path, url: str | None, out: Path, out_url: str | None = Non
     """Copy the store of the folder `data` and the database `url` to the new folder `out` and the database `out_url`.
 
     Without a URL a database is SQLite, in its folder. Everything that was acknowledged before the call is in the copy.
-    Raises UsageError where `data` is no store or the target is not empty; ResourceError, DamageError.
+    Raises UsageError where `data` is no store, or not that of this database, or the target is not empty;
+    ResourceError, DamageError.
     """
     if not (data / MARK).is_file():
         raise UsageError(f"{data}: no data folder of a server ({MARK} is missing). Name another.")
@@ -69,7 +70,9 @@ def copy_store(data: Path, url: str | None, out: Path, out_url: str | None = Non
             keeping(data),
             _copied_rows(source, target, temporary / NAME) as rows,
         ):
-            folder.belong(str(rows.scalar(select(schema.store.c.id))))
+            name = str(rows.scalar(select(schema.store.c.id)))
+            refuse_foreign(data, name)
+            folder.belong(name)
             copied = _copy_content(rows, DiskBlobs(data), DiskBlobs(temporary))
         _publish(temporary, out)
         return copied

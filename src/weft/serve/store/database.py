@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from weft.errors import DamageError, MissingExtra, ResourceError, UsageError, WeftError
+from weft.errors import DamageError, MissingExtra, ResourceError, Unreachable, UsageError, WeftError
+from weft.serve.store.folder import MARK
 from weft.serve.store.mounts import remote_kind
 
 NAME = "weft.db"
 BUSY_SECONDS = 30
 _WRITES = "weft_writes"
+_NOT_LET_IN = re.compile("FATAL: .*(does not exist|authentication failed|pg_hba|permission denied|not permitted)")
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
@@ -68,7 +71,7 @@ class Database:
         except IntegrityError:
             raise
         except PoolTimeout:
-            raise ResourceError(f"{self.place}: all connections are in use. Send the request again later.") from None
+            raise Unreachable(f"{self.place}: all connections are in use. Send the request again later.") from None
         except DBAPIError as error:
             raise self._explained(error) from error
         except StatementError as error:
@@ -86,8 +89,13 @@ class Database:
             return ResourceError(f"{self.place}: another program has held the database for {BUSY_SECONDS} s. End it.")
         if code.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             return ResourceError(f"{self.place}: the database cannot be written ({text}). Look at the disk.")
+        if _NOT_LET_IN.search(text):
+            return ResourceError(
+                f"{self.place}: the database server lets nobody in by this URL ({text}). See that user and database "
+                "exist and that the password is theirs."
+            )
         if type(error).__name__ in ("OperationalError", "InterfaceError", "InternalError"):
-            return ResourceError(f"{self.place}: the database does not answer ({text}). See that it runs.")
+            return Unreachable(f"{self.place}: the database does not answer ({text}). See that it runs.")
         return error
 
 
@@ -100,10 +108,15 @@ def connect(data: Path, url: str | None) -> Database:
                 "Name a local folder with --data, or a PostgreSQL with --database."
             )
         path = data / NAME
+        if (data / MARK).is_file() and not path.exists():
+            raise UsageError(
+                f"{data}: its content belongs to another database than {NAME}, which is not there. Name that one with "
+                f"--database (WEFT_DATABASE_URL), or put {NAME} back from a backup."
+            )
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return Database(_sqlite(path), str(path))
     try:
-        parsed = make_url(url)
+        parsed = make_url(re.sub("^postgres:", "postgresql:", url))  # libpq and hosts of databases say both
     except ArgumentError:
         parsed = None
     if parsed is None or parsed.get_backend_name() != "postgresql":
@@ -121,7 +134,8 @@ def connect(data: Path, url: str | None) -> Database:
         )
     except ImportError:
         raise MissingExtra("a PostgreSQL database", "postgres") from None
-    return Database(engine, f"postgresql://{parsed.host or ''}/{parsed.database or ''}")
+    port = f":{parsed.port}" if parsed.port else ""
+    return Database(engine, f"postgresql://{parsed.host or ''}{port}/{parsed.database or ''}")
 
 
 def journal_mode(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str:

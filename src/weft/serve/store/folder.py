@@ -79,15 +79,21 @@ class Folder:
         A sweep removes what no row names: on another database's content that would be everything.
         """
         mark = self.path / MARK
-        try:
-            known = json.loads(mark.read_text(encoding="utf-8"))["store"] if mark.exists() else None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamageError(f"{mark}: unreadable ({error}). Put it back from a backup of the folder.") from None
-        if known is None and self.is_empty:
+        if not mark.exists() and self.is_empty:
             write_whole(mark, json.dumps({"store": store_id}).encode())
             mark.chmod(0o600)
-        elif known != store_id:
-            raise UsageError(
-                f"{self.path}: its content belongs to another database than the one that was opened. "
-                "Name that one with --database, or an empty folder with --data."
-            )
+        refuse_foreign(self.path, store_id)
+
+
+def refuse_foreign(path: Path, store_id: str) -> None:
+    """Raise UsageError where the data folder at `path` belongs to another database than the one of this name."""
+    mark = path / MARK
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8"))["store"] if mark.exists() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{mark}: unreadable ({error}). Put it back from a backup of the folder.") from None
+    if known != store_id:
+        raise UsageError(
+            f"{path}: its content belongs to another database than the one that was opened. "
+            "Name that one with --database, or an empty folder with --data."
+        )

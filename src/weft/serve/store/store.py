@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import select
+
 from weft.serve.store import check, schema, transitions, uploads
 from weft.serve.store.blobs import Blobs, DiskBlobs
 from weft.serve.store.database import connect
@@ -95,6 +97,11 @@ class Store:
             self.keys.flush()
         self.ground.database.close()
         self._folder.unlock()
+
+    def ask(self) -> None:
+        """Raise Unreachable, or what else it says, where the database does not answer."""
+        with self.ground.database.read() as connection:
+            connection.execute(select(1))
 
     def sweep(self) -> int:
         """Remove what has expired and all content that no row names; how many pieces of content went.

@@ -7,10 +7,10 @@ after this contract, and should run; a misspelt field should still be seen.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 WARNING_HEADER = "x-weft-warning"
 
@@ -40,7 +40,20 @@ def _plain(text: str) -> str:
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """Text that a database can hold: no NUL."""
+
+
+def at_most(members: int) -> BeforeValidator:
+    """Refuse an object with more members before any of them is looked at; a list's length is seen in time anyway."""
+
+    def look(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > members:
+            raise ValueError(f"has {len(value):,} members, expected at most {members:,}")
+        return value
+
+    return BeforeValidator(look)
+
+
 MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16), at_most(16)]
 """At most 16 pairs of text: keys up to 64 characters, values up to 512."""

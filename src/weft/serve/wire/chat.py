@@ -26,7 +26,7 @@ class Part(Body):
 
 
 Content = Annotated[
-    Annotated[str, Tag(ONE)] | Annotated[list[Part], Tag(SEVERAL)],
+    Annotated[str, Tag(ONE)] | Annotated[list[Part], Field(fail_fast=True), Tag(SEVERAL)],
     Discriminator(one_or_several),
 ]
 

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from weft.serve.wire.sampled import ONE, SEVERAL, Answer, Sampled, Usage, one_or_several
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 MOST_PROMPTS = 128
 
 

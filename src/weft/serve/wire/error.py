@@ -32,7 +32,7 @@ _SAID = {
     413: "Too large.",
     429: "Too many; `Retry-After` says when to ask again.",
     500: "The server failed; the log has the request's id.",
-    503: "Loading, stopping, or an engine that is dead; `Retry-After` says when to ask again.",
+    503: "Loading, stopping, or an engine or database that is dead; `Retry-After` says when to ask again.",
     507: "No room on the server's disk.",
 }
 

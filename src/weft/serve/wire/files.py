@@ -75,7 +75,9 @@ class UploadRequest(Body):
 class CompleteRequest(Body):
     """The parts in their order, and the whole's MD5 in hexadecimal where the client wants it compared."""
 
-    part_ids: Annotated[list[Annotated[Text, Field(max_length=64)]], Field(min_length=1, max_length=100_000)]
+    part_ids: Annotated[
+        list[Annotated[Text, Field(max_length=64)]], Field(min_length=1, max_length=100_000, fail_fast=True)
+    ]
     md5: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{32}$")] = None
 
 

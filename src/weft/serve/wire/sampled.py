@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-from weft.serve.wire.body import Body
+from weft.serve.wire.body import Body, at_most
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 ONE, SEVERAL = "one text", "several texts"
@@ -27,7 +27,11 @@ Stops = Annotated[
 ]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-Biases = Annotated[dict[TokenKey, Bias], Field(max_length=1024, json_schema_extra={"additionalProperties": False})]
+Biases = Annotated[
+    dict[TokenKey, Bias],
+    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+    at_most(1024),
+]
 
 
 class StreamOptions(Body):

@@ -163,7 +163,9 @@ class Attempts:
         how = "was lost" if notice.status is None else f"ended with status {notice.status}"
         if notice.status is not None and notice.status < 0:
             how = f"was killed by signal {-notice.status}"
-        if held.desk.ended or held.told:
+        if held.desk.failed is not None:
+            held.say(self._server.log, "warn", "failed", code=held.desk.failed, output=str(held.log))
+        elif held.desk.ended or held.told:
             held.say(self._server.log, "info", "ended")
         else:
             held.say(self._server.log, "warn", how, output=str(held.log))

@@ -46,6 +46,8 @@ class Desk:
         self.ended = False
         """Whether the attempt has had its last word."""
         self.succeeded = False
+        self.failed: str | None = None
+        """The code of the failure that the attempt ended with."""
         self._adapters = folder / published(lease.job.start_from)
 
     def hear(self, word: Word) -> None:
@@ -74,7 +76,7 @@ class Desk:
     def fail(self, code: str, message: str, param: str | None = None, *, again: bool) -> None:
         """The attempt is over; the queue decides whether there is another."""
         self._leases.fail(*self._key, code, message, param, again)
-        self.ended = True
+        self.ended, self.failed = True, code
 
     def leave(self) -> None:
         """The worker is gone as it was told. Whether the job waits, rests or is cancelled, its owner's wish says."""

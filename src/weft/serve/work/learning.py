@@ -30,6 +30,7 @@ from weft.serve.work.protocol import Failed, Finished, Note, Order, Settled, Ste
 from weft.serve.work.reporter import Reporter
 from weft.settings import Resolved
 from weft.train import dpo, sft
+from weft.train.stop import Stop
 
 _METHODS: dict[str, Any] = {"supervised": sft, "dpo": dpo}
 
@@ -63,7 +64,7 @@ def learn(order: Order, reporter: Reporter) -> Word:
         numbers = hyperparameters.shown(settings.config, order.hyperparameters)
         told = Settled(hyperparameters=numbers, base_sha256=base.fingerprint)
         reporter.expect(run.folder, settings.config, told, lambda name: _joined(order, base, run, name))
-        trained = tune(run, base, examples.train, examples.validation, settings, reporter)
+        trained = tune(run, base, examples.train, examples.validation, settings, reporter, stop=Stop())
         total = _total(trained, len(examples.train), settings)
         reporter.start("train", total)  # where an earlier attempt had trained already
         _joined(order, base, run, names.ADAPTER)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.errors import Superseded
+from weft.errors import ResourceError, Superseded
 from weft.serve.work.attempts import Attempts
 from weft.serve.work.folders import empty_scratch, tidy, untidy
 from weft.serve.work.held import Held
@@ -38,6 +38,8 @@ TAKE_SECONDS = 0.5
 WATCH_SECONDS = 1.0
 TIDY_SECONDS = 60.0
 """How often folders of jobs that ended without a worker (cancelled while they waited or rested) are looked for."""
+COMPLAIN_SECONDS = 30.0
+"""How often the log hears of the same trouble."""
 VALIDATING = 1
 """Jobs whose files are looked at together."""
 _LAST_SECONDS = 2.0
@@ -61,6 +63,8 @@ class Supervisor:
         self._until = 0.0
         self._watched_at = self._tidied_at = -float("inf")
         self._take_at = 0.0
+        self._complaint: tuple[type[Exception], str | None] | None = None
+        self._complained_at = 0.0
 
     def start(self) -> None:
         """End what an earlier server left behind, then work until `stop`. Raises RunError where it does not end."""
@@ -108,7 +112,7 @@ class Supervisor:
                     self._attend(key.data)
                 self._turn()
             except Exception as error:  # of one job or of the database: the others go on, leases run out by themselves
-                self._server.log.failed("supervisor", error)
+                self._complain(error)
                 time.sleep(TURN_SECONDS)
         self._workers.close()
         self._selector.close()
@@ -142,6 +146,14 @@ class Supervisor:
         if now - self._tidied_at >= TIDY_SECONDS:
             self._tidied_at = now
             self._tidy()
+
+    def _complain(self, error: Exception) -> None:
+        """Into the log; the same thing only now and then, for a database that is gone is missed by every turn."""
+        reason = str(error) if isinstance(error, ResourceError) else None
+        now, what = time.monotonic(), (type(error), reason)
+        if what != self._complaint or now >= self._complained_at + COMPLAIN_SECONDS:
+            self._complaint, self._complained_at = what, now
+            self._server.log.failed("supervisor", error, reason=reason)
 
     def _look_soon(self) -> None:
         self._take_at = 0.0
