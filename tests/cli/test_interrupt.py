@@ -36,6 +36,15 @@ def test_a_signal_that_was_lost_is_raised_where_work_tells_of_itself(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_was_lost_in_the_last_stage_is_raised_at_its_end(number: signal.Signals) -> None:
+    with pytest.raises(SIGNALS[number]), terminable(), TerminalProgress(quiet=True):
+        _lose(number)
+    with pytest.raises(ValueError, match="another"), terminable(), TerminalProgress(quiet=True):
+        _lose(number)
+        raise ValueError("another")
+
+
 def test_an_interrupt_that_arrives_is_raised_at_once_and_silence_raises_nothing() -> None:
     with Interrupt() as interrupt:
         interrupt.check()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from weft.data import near
 from weft.data.read import read
@@ -35,6 +39,54 @@ def test_clusters_are_those_of_an_exhaustive_comparison() -> None:
     expected = [min(group) for group in exhaustive(texts)]
     assert list(found) == expected
     assert len(set(found)) < 200
+
+
+def test_texts_that_are_compared_in_small_parts_form_the_same_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(8)
+    words = ["".join(random.choices("abcdefghij", k=6)) for _ in range(200)]
+    texts: list[str] = []
+    for _ in range(9):  # families in three kinds: alike within, and nearly so within a kind
+        if len(texts) % 21 == 0:
+            kind = random.choices(words, k=30)
+        family = [word if random.random() < 0.85 else random.choice(words) for word in kind]
+        for _ in range(7):
+            changed = random.randrange(30)
+            texts.append(" ".join([*family[:changed], random.choice(words), *family[changed + 1 :]]))
+    random.shuffle(texts)
+    expected = [min(group) for group in exhaustive(texts)]
+    assert 1 < len(set(expected)) < 30
+    assert list(near.clusters(texts)) == expected
+    monkeypatch.setattr(near, "_MOST_HELD", 3)
+    assert list(near.clusters(texts)) == expected
+    monkeypatch.setattr(near, "_CHARACTERS_HELD", 10)  # less than one text
+    assert list(near.clusters(texts)) == expected
+
+
+def test_many_texts_that_are_all_alike_are_compared_hardly_more_than_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(9)
+    kinds = [" ".join("".join(random.choices("abcdefgh", k=6)) for _ in range(30)) for _ in range(3)]
+    alike, compared = near._alike, []
+    monkeypatch.setattr(near, "_alike", lambda *given: compared.append(1) or alike(*given))
+    assert set(near.clusters([f"{kinds[n % 3]} {n}" for n in range(450)])) == {0, 1, 2}
+    assert len(compared) <= 2 * 450  # of 33,525 pairs
+
+
+def test_the_memory_needed_does_not_grow_with_what_the_texts_hold() -> None:
+    """It is some bytes for each, and what is compared at a time (T26)."""
+    random.seed(10)
+    words = ["".join(random.choices("abcdefghijklmnop", k=6)) for _ in range(3000)]
+    texts = [" ".join(random.choices(words, k=140)) for _ in range(250)]
+    texts += [f"{text} too" for text in texts[:50]]
+    assert len(set(near.clusters(texts[:30]))) == 30  # imports are not counted
+    tracemalloc.start()
+    try:
+        found = near.clusters(texts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(set(found)) == 250
+    held = sum(map(sys.getsizeof, near.letters(texts[0]))) * len(texts)
+    assert peak < 9_000_000 < held
 
 
 def test_case_punctuation_and_spacing_do_not_count_but_signs_do() -> None:

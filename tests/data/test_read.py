@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from weft.data import read as read_module
 from weft.data.formats.lines import MAX_LINE_BYTES
-from weft.data.read import read, scan
-from weft.errors import DataError, UsageError
+from weft.data.read import read, require_readable, scan
+from weft.errors import DataError, UsageError, WeftError
 from weft.records import Dataset, Message
 
 GOOD = '{"prompt": "Hi", "response": "Hello"}'
@@ -422,3 +424,36 @@ def test_public_files_are_read_whole(shared: Path) -> None:
         read(data / "format-samples" / "dpo_en_demo.json")
     with pytest.raises(DataError, match="tools"):
         read(data / "format-samples" / "glaive_toolcall_en_demo.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"Dear all\nplease find\n", b'{"prompt": 1\n' * 3, b'{"foo": 1}\n', b"text,label\n", b"[1, 2]", bytes(9000)],
+)
+def test_what_is_no_data_is_known_without_reading_what_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(WeftError) as whole:
+        read(path)
+    with pytest.raises(type(whole.value), match=re.escape(str(whole.value))):
+        require_readable(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"prompt": "a"}\n' + '{"prompt": "a", "completion": "b"}\n' * 50, ("prompt", "completion")),
+        ("text,label\n" + "a,b\n" * 50, ("text", "label")),
+    ],
+)
+def test_the_first_row_that_can_be_read_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, names: tuple[str, str]
+) -> None:
+    path, looked = write(tmp_path, text), []
+    understood = read_module._understood
+    monkeypatch.setattr(read_module, "_understood", lambda *given: looked.append(1) or understood(*given))
+    require_readable(path)
+    assert len(looked) <= 2
+    require_readable(path, input=names[0], output=names[1])
+    with pytest.raises(UsageError, match="go together"):
+        require_readable(path, input=names[0])

@@ -17,10 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.small import published, train
+from tests.train.small import config, examples, published, train
 from weft.cli import main
 from weft.errors import Stopped
-from weft.runs import Run
+from weft.models import lora_files
+from weft.progress import Silent
+from weft.road import tune
+from weft.runs import Run, publish_folder
+from weft.settings import Resolved
+from weft.testing import tiny_base
 from weft.train import crew, steps
 from weft.train.stop import Stop, by_terminate
 
@@ -159,6 +164,84 @@ def test_the_command_ends_with_143_and_a_sentence_and_goes_on_when_repeated(
     assert _events(Run.open(tmp_path / "r"), "resumed") == [5]
 
 
+def _with_the_last_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = steps.Steps.update
+
+    def watched(self: Any, *args: Any, **named: Any) -> None:
+        update(self, *args, **named)
+        if self.state.step == self.total:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(steps.Steps, "update", watched)
+
+
+def _while_publishing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all files of the result are written, and before they get their name."""
+
+    def watched(*args: Any) -> None:
+        os.kill(os.getpid(), number)
+        publish_folder(*args)
+
+    monkeypatch.setattr(lora_files, "publish_folder", watched)
+
+
+@pytest.mark.parametrize("moment", [_with_the_last_step, _while_publishing])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_with_the_last_step_or_later_is_obeyed_and_leaves_all_of_the_result_or_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    moment: Any,
+    number: int,
+    code: int,
+) -> None:
+    command = _command(tmp_path, tiny_folder)
+    with monkeypatch.context() as patched:
+        moment(number, patched)
+        assert _ends(command) == code
+    said = capfd.readouterr().err
+    assert "the same command goes on from here" in said and "Traceback" not in said
+    run = Run.open(tmp_path / "r")
+    before = {}
+    if number == signal.SIGTERM:  # it waits until the result and its record stand
+        assert json.loads(run.path("training.json").read_text())["result"] == "adapter"
+        before = published(run)
+        assert len(before) >= 2
+    else:  # at once
+        assert not run.has("adapter") and not run.has("training.json")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert _ends(command) == 0
+    assert run.has("adapter") and published(run) == (before or published(run))
+    lines = [line["step"] for line in run.metrics() if "validation_loss" not in line]
+    assert lines == sorted(set(lines))
+
+
+def test_who_brings_an_order_of_his_own_is_not_ended_by_a_late_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker of the server would, to tell that its job is done."""
+    _with_the_last_step(signal.SIGTERM, monkeypatch)
+    stop, settings = Stop(), Resolved(config(), dict.fromkeys(type(config()).model_fields, "test"))
+    run = Run.create(tmp_path / "r", {"run": {}})
+    record = tune.tune(run, tiny_base(), examples(16), examples(4, start=50), settings, Silent(), stop=stop)
+    assert stop.ordered and record["steps"] == 8 and run.has("adapter")
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        stop.pass_on()
+        Stop().pass_on()  # nobody ordered anything
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
+def _ends(command: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    return int(ended.value.code or 0)
+
+
 @pytest.mark.slow
 def test_sigterm_at_ten_random_moments_costs_no_step(tmp_path: Path, tiny_folder: Path) -> None:
     """T23, long form, on processes of their own: saved within 30 s, no step done twice, nobody left behind."""
@@ -182,10 +265,10 @@ def test_sigterm_at_ten_random_moments_costs_no_step(tmp_path: Path, tiny_folder
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
         run = Run.open(folder / "r")
-        if process.returncode == 0:  # the order came with the last step
+        assert process.returncode == 143 and "Traceback" not in said
+        if run.has("training.json"):  # the order came with the last step, or later
             assert published(run) == published(whole)
             continue
-        assert process.returncode == 143 and "Traceback" not in said
         done = max(line["step"] for line in run.metrics())
         assert _events(run, "stopped") == [done]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

@@ -52,15 +52,18 @@ class Interrupt:
                     signal.signal(number, self._hear)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         for number, raises in self._before.items():
             signal.signal(number, raises)
         self._before = {}
+        if not any(raised):
+            self.check()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt or Terminated where one was raised before and did not arrive."""
-        if self._again is not None:
-            self._again()
+        again, self._again = self._again, None
+        if again is not None:
+            again()
 
     def _hear(self, number: int, frame: Any) -> None:
         self._again = functools.partial(self._before[number], number, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,10 +23,16 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     DATA is a file of examples (JSONL, JSON or CSV) or the folder of an unfinished run.
     """
     from weft.cli.terminal import TerminalProgress
+    from weft.road.asked import examples_asked
+    from weft.runs import SETTINGS
+
+    told = gather(RoadConfig, values)
+    if not (Path(data) / SETTINGS).is_file():
+        examples_asked(data, out, file, told)  # a file that is none is refused before the libraries are imported
     from weft.road.whole import whole
 
     with TerminalProgress() as progress:
-        report = whole(data, out, file, gather(RoadConfig, values), progress)
+        report = whole(data, out, file, told, progress)
     show(report, as_json)
 
 

@@ -32,9 +32,9 @@ class TerminalProgress:
         self._interrupt.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._interrupt.__exit__()
+    def __exit__(self, *raised: object) -> None:
         self._close()  # a bar that is left open hides the cursor and overwrites the message of what went wrong
+        self._interrupt.__exit__(*raised)
 
     def say(self, text: str) -> None:
         self._close()

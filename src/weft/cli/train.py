@@ -40,7 +40,7 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     documents (default 4) and --max-tokens cuts rows instead of leaving examples out.
     """
     from weft.cli.terminal import TerminalProgress, print_json
-    from weft.road.begin import method_of
+    from weft.road.asked import method_of
     from weft.road.whole import train_only
     from weft.train import processes
     from weft.train.sharded import listener

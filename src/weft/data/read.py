@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +48,18 @@ def scan(
     path: Path | str, *, input: str | None = None, output: str | None = None, system: str | None = None
 ) -> Dataset:
     """Like `read`, but a file of which no row can be read gives a Dataset of findings alone."""
-    path = Path(path)
+    return _scan(Path(path), input, output, system)
+
+
+def require_readable(path: Path | str, *, input: str | None = None, output: str | None = None) -> None:
+    """Raise now what `read` would raise; looks no further than the first row that can be read."""
+    dataset = _scan(Path(path), input, output, None, most=1)
+    if not dataset.examples:
+        raise DataError(_nothing_readable(dataset))
+
+
+def _scan(path: Path, input: str | None, output: str | None, system: str | None, most: int | None = None) -> Dataset:
+    """With `most`, of the rows up to so many examples alone."""
     if (input is None) != (output is None):
         raise UsageError("--input and --output go together: name the field to learn from and the field to learn.")
     with objects.open_file(path) as file:
@@ -58,9 +70,9 @@ def scan(
         file.seek(0)
         named = _Columns(input, output) if input is not None and output is not None else None
         if kind == "table":
-            return _Table(path, file, head, named).dataset(system)
+            return _Table(path, file, head, named).dataset(system, most)
         lines, rows = objects.rows_of(path, file, kind)
-        return _collect(path, lines, rows, named, objects.CONTAINERS[kind], system)
+        return _collect(path, lines, rows, named, objects.CONTAINERS[kind], system, most)
 
 
 class _Table:
@@ -82,7 +94,7 @@ class _Table:
         self.rows = table.rows(self.lines, self.delimiter)
         self.named = named
 
-    def dataset(self, system: str | None) -> Dataset:
+    def dataset(self, system: str | None, most: int | None) -> Dataset:
         before: list[Finding] = []
         header: tuple[str, ...] | None = None
         for item in self.rows:
@@ -95,8 +107,8 @@ class _Table:
             raise DataError(f"{self.path}: no header could be read. Line {before[0].line} {_said(before[0])}.")
         columns = self._columns(header)
         container = table.DELIMITERS[self.delimiter or ","] + " "
-        rows = (*before, *self._cells(header))
-        return _collect(self.path, self.lines, iter(rows), columns, container, system)
+        rows = chain(before, self._cells(header))
+        return _collect(self.path, self.lines, rows, columns, container, system, most)
 
     def _columns(self, header: tuple[str, ...]) -> _Columns:
         if self.named is None:
@@ -137,6 +149,7 @@ def _collect(
     columns: _Columns | None,
     container: str,
     system: str | None,
+    most: int | None,
 ) -> Dataset:
     examples: list[Conversation] = []
     findings: list[Finding] = []
@@ -160,6 +173,8 @@ def _collect(
             messages = (Message("system", system), *messages)
         seen[layout] += 1
         examples.append(Conversation(messages, row.line))
+        if len(examples) == most:
+            break
     bad = len(findings)
     if not examples and findings and all(finding.rule in ("layout", "column") for finding in findings):
         _refuse_layout(path, keys, columns)

@@ -160,42 +160,33 @@ class Decoder(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool = False,
-        logits_to_keep: int | Tensor = 0,
+        logits_to_keep: int = 0,
     ) -> Output:
-        """Logits (B, columns kept, V) of ids (B, T), as transformers' models give them.
+        """Logits (B, columns kept, V) of ids (B, T), asked for as transformers' models are.
 
-        `attention_mask` (B, S) marks what may be seen of what the cache holds and of these columns; without one all
-        is seen. `logits_to_keep`: the last so many columns (0: all), or the columns.
+        Every id sees all that the cache holds and the columns up to its own. `use_cache` says nothing: a cache that is
+        given is kept. `logits_to_keep`: the last so many columns (0: all).
         """
         rows, length = input_ids.shape
         cache = past_key_values
-        held = 0 if cache is None else int(cache.get_seq_length())
         if position_ids is None:
+            held = 0 if cache is None else int(cache.get_seq_length())
             position_ids = torch.arange(held, held + length, device=input_ids.device).expand(rows, -1)
-        columns = torch.arange(length, device=input_ids.device)
-        if isinstance(logits_to_keep, Tensor):
-            columns = columns[logits_to_keep]
-        elif logits_to_keep:
-            columns = columns[-logits_to_keep:]
-        whole = len(columns) == length
-        keep = None if whole else (columns + length * torch.arange(rows, device=columns.device)[:, None]).flatten()
-        mask = _seen(attention_mask, held, length, columns.device)
-        if mask is None and not whole:
-            mask = _causal(length, length, columns.device)
+        columns = min(logits_to_keep or length, length)
+        last = torch.arange(rows * length, device=input_ids.device).view(rows, length)[:, length - columns :].flatten()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, kept: bool) -> Tensor:
             query, key, value = (x.view(rows, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
             if cache is not None:
                 key, value = cache.update(key, value, layer)
-            part = mask if mask is None or not kept else mask[..., columns, :]
-            return attention.over_rows(query, key, value, part).flatten(0, 1)
+            return attention.over_rows(query, key, value, None).flatten(0, 1)
 
+        keep = None if columns == length else last
         hidden = self.states(input_ids.flatten(), position_ids.flatten(), attend, keep)
-        return Output(self.lm_head(hidden).view(rows, len(columns), -1))
+        return Output(self.lm_head(hidden).view(rows, columns, -1))
 
 
 def load(folder: Path, config: DecoderConfig, weights: list[Path], dtype: torch.dtype) -> Decoder:
@@ -229,21 +220,6 @@ def load(folder: Path, config: DecoderConfig, weights: list[Path], dtype: torch.
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
-
-
-def _seen(mask: Tensor | None, held: int, length: int, device: torch.device) -> Tensor | None:
-    """(B or 1, 1, T, S) true where a column may look; None where that is plain causality."""
-    if mask is None and not held:
-        return None
-    if mask is not None and length == 1:
-        return mask.bool()[:, None, None]
-    causal = _causal(length, held + length, device)
-    return causal if mask is None else causal & mask.bool()[:, None, None]
-
-
-def _causal(length: int, seen: int, device: torch.device) -> Tensor:
-    """(1, 1, T, S): the T columns are the last of S places."""
-    return torch.ones(length, seen, dtype=torch.bool, device=device).tril(seen - length)[None, None]
 
 
 def _frequencies(rope: dict[str, Any], head_dim: int) -> tuple[Tensor, float]:

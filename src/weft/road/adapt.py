@@ -9,7 +9,8 @@ from weft.data.read_documents import read_documents
 from weft.errors import UsageError
 from weft.models import precision
 from weft.progress import Progress
-from weft.road.begin import load_base, open_run, told
+from weft.road.asked import told
+from weft.road.begin import load_base, open_run
 from weft.road.documents import without, written
 from weft.road.judge_documents import judge_documents
 from weft.road.settings import DocumentsConfig, training_part
@@ -35,11 +36,11 @@ def train_on_documents(
     config = wanted.settings.config
     if config.replay is None and wanted.settings.origins["replay_share"] != "default":
         raise UsageError("--replay-share says how much of --replay is mixed in. Name the general text with --replay.")
+    known = read_documents(wanted.data)  # first, for a file that is none needs no base
     progress.start("load the base")
     base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     writer = Writer.of(base, pretrain.longest_row(config, base), config.document_end)
-    known = read_documents(wanted.data)
     own = written(known, writer, progress, "documents")
     general = None
     if config.replay is not None:

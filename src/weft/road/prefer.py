@@ -12,7 +12,8 @@ from weft.errors import DataError
 from weft.models import precision
 from weft.progress import Progress
 from weft.records import Conversation, Finding, Message, Preference, PreferenceSet
-from weft.road.begin import load_base, open_run, told
+from weft.road.asked import told
+from weft.road.begin import load_base, open_run
 from weft.road.judge_pairs import judge_pairs
 from weft.road.prepare import FEWEST, MOST_TOLD
 from weft.road.settings import PairsConfig, training_part
@@ -41,11 +42,11 @@ def train_on_pairs(
     route = precision.settle()
     wanted = told(PairsConfig, data, out, file, flags)
     config = wanted.settings.config
+    dataset = read_preferences(wanted.data, system=config.system)  # first, for a file that is none needs no base
     progress.start("load the base")
     base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     progress.start("read and split")
-    dataset = read_preferences(wanted.data, system=config.system)
     parts = _parts(dataset)
     progress.finish(
         f"{dataset.rows:,} rows as {dataset.layout}; {len(parts.train):,} pairs to train on, "

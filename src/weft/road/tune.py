@@ -32,7 +32,8 @@ def tune(
 
     `settings` of a DpoConfig want preferences to learn from, those of an SftConfig conversations, those of a
     PretrainConfig a `Mix` and `HeldOut` rows. `task`: of the conversations, for a training that stops on a score.
-    Raises Stopped where `stop` or SIGTERM orders it.
+    Raises Stopped where `stop` or SIGTERM orders it. A SIGTERM that comes after the last step takes its effect once
+    the result and its record stand; a caller with a `stop` of its own sees to that itself (`Stop.pass_on`).
     """
     if run.has("training.json"):
         return run.read_json("training.json")
@@ -40,13 +41,16 @@ def tune(
     method = methods.get(type(settings.config), sft)
     settings = method.settle(settings, base, len(train))
     run.write_json("train-settings.json", settings.to_json())
-    also: dict[str, Any] = {"stop": stop}
+    told = stop or Stop()
+    also: dict[str, Any] = {"stop": told}
     if method is sft and task is not None:
         also["judge"] = Judge.of(base, task, cast(Any, train), validation, settings.config)
     trained = method.train(run, base, train, validation, settings.config, progress, **also)
     record = {**trained.to_json(), "settings": settings.to_json()}
     run.write_json("training.json", record)
     run.event("trained", steps=trained.steps, best_step=trained.best_step, stopped_because=trained.stopped_because)
+    if stop is None:
+        told.pass_on()
     return record
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from weft.decide.verdict import Verdict, decide, settled_without_arms
-from weft.errors import UsageError
 from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
 from weft.models.load import Base
 from weft.progress import Progress, Silent
 from weft.road.adapt import train_on_documents
-from weft.road.begin import load_base, method_of, open_run, told
+from weft.road.asked import examples_asked, method_of
+from weft.road.begin import load_base, open_run
 from weft.road.conclude import conclude
 from weft.road.measure import measure_arms, measure_tuned
 from weft.road.prefer import train_on_pairs
@@ -106,14 +106,8 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
 
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
-    if (method := method_of(data, file, flags)) != "sft":
-        learned = {"dpo": "pairs", "pretrain": "documents"}[method]
-        raise UsageError(
-            f"{data}: --method {method} learns from {learned}, which have no one ideal answer to measure the arms by. "
-            f"Train with: weft train {data} --method {method}, then talk to the run with: weft chat RUN"
-        )
+    wanted = examples_asked(data, out, file, flags)
     route = precision.settle()
-    wanted = told(RoadConfig, data, out, file, flags)
     config = wanted.settings.config
     passages = read_passages(Path(config.docs)) if config.docs else None
     progress.start("load the base")

@@ -24,6 +24,7 @@ from weft.records import Preference, Tokens
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
+from weft.train.answering import only_answering
 from weft.train.batches import micro_batches
 from weft.train.crew import hands, shares
 from weft.train.dpo_config import DpoConfig
@@ -33,7 +34,7 @@ from weft.train.losses import dpo, per_leaf, rewards
 from weft.train.needs import Plan, keep, require_memory
 from weft.train.settle import settled
 from weft.train.sharded import frozen, together
-from weft.train.steps import Steps, Trained, only_answering
+from weft.train.steps import Steps, Trained
 from weft.train.stop import Stop
 from weft.train.vocabulary import require_tokens, tokens_to_train
 

@@ -16,8 +16,8 @@ from weft.generate.sampling_config import Sampling
 from weft.models.load import Base
 from weft.records import Conversation
 from weft.tasks import Task
+from weft.train.answering import only_answering
 from weft.train.sft_config import SftConfig
-from weft.train.steps import only_answering
 
 ROOM = 1.1
 """Answers may be this much longer than the longest training answer before they are cut."""

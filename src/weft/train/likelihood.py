@@ -14,10 +14,10 @@ from weft.forest.logprobs import learned_tokens
 from weft.models.load import Base
 from weft.models.precision import numbers
 from weft.records import Tokens
+from weft.train.answering import only_answering
 from weft.train.batches import micro_batches
 from weft.train.losses import nll, smoothed
 from weft.train.neftune import noisy_embeddings
-from weft.train.steps import only_answering
 from weft.train.tuning_config import LikelihoodConfig
 
 

@@ -19,68 +19,29 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-import torch
 from torch import nn
 
 from weft.errors import Stopped, TrainError
 from weft.models.load import Base
-from weft.models.precision import numbers
 from weft.progress import Progress
 from weft.runs import Run
 from weft.train import processes
 from weft.train.batches import epoch_batches
 from weft.train.learner import Learner
-from weft.train.publish import keep_epoch, require_finite, write_result
+from weft.train.looks import Looks
+from weft.train.publish import require_finite, write_result
 from weft.train.resume import State, resume, save
 from weft.train.schedules import rate
 from weft.train.spikes import NEEDED, jumped
 from weft.train.stop import Stop, by_terminate
+from weft.train.trained import Trained
 from weft.train.tuning_config import TuningConfig
 from weft.train.vocabulary import in_words
 from weft.train.warn import warn
 
 SAVE_SECONDS = 15.0
 """Most work that a crash can cost."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The record of a finished training; `curve` holds (step, loss) pairs."""
-
-    method: str
-    """`lora` or `full`: what was trained."""
-    trainable_parameters: int
-    total_parameters: int
-    steps: int
-    best_step: int
-    best_loss: float
-    """The validation loss of what is published: nats per learned token (sft), or the mean loss of a pair (dpo)."""
-    best_measures: dict[str, float]
-    """What else the method measured at that look."""
-    chosen_by: str
-    """What best means, and what stopped it early: the validation `loss`, or the name of a grader's score."""
-    stopped_because: str
-    seconds: float
-    tokens: int
-    skipped_lines: tuple[int, ...]
-    result: str
-    curve: dict[str, list[tuple[int, float]]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@contextlib.contextmanager
-def only_answering(base: Base, config: TuningConfig) -> Iterator[None]:
-    """Inside there is no gradient and no dropout; the arithmetic is that of training."""
-    learning = base.model.training
-    base.model.eval()
-    with torch.no_grad(), numbers(base.model, config.precision):
-        yield
-    base.model.train(learning)
 
 
 class Steps:
@@ -109,6 +70,7 @@ class Steps:
         self._learner = Learner(base, config, tokens)
         self.state = State()
         self._per_epoch = math.ceil(examples / config.batch_size)
+        self._looks = Looks(run, base, config, self._learner, goal, self._per_epoch)
         self.total = self._per_epoch * int(config.epochs)
         self._started = self._saved = time.monotonic()
         self._before = 0.0
@@ -195,39 +157,14 @@ class Steps:
         """
         state = self.state
         regular = state.step % int(self._config.validate_every) == 0 or state.step == self.total
-        return regular or self._ends_kept_epoch or (self._out_of_time() and state.best_step < 0)
-
-    @property
-    def _ends_kept_epoch(self) -> bool:
-        return bool(self._config.keep_epochs) and self.state.step % self._per_epoch == 0
+        return regular or self._looks.ends_kept_epoch(state) or (self._out_of_time() and state.best_step < 0)
 
     def look(self, loss: float, **measures: float) -> None:
         """Note the validation loss and what else was measured; keep the parameters where they are the best so far.
 
-        After an epoch that is to be kept, publish it beside.
-
-        Raises TrainError where it is not finite.
+        After an epoch that is to be kept, publish it beside. Raises TrainError where the loss is not finite.
         """
-        state = self.state
-        state.curve["validation"].append((state.step, loss))
-        if not math.isfinite(loss):
-            raise TrainError(
-                f"step {state.step}: validation loss {loss}; expected a finite number. "
-                "Nothing is published. Lower --learning-rate and name another --out."
-            )
-        named = {f"validation_{name}": value for name, value in measures.items()}
-        self._run.metric(step=state.step, validation_loss=loss, **named)
-        score = -loss if self._goal == "loss" else measures[self._goal]
-        if score > state.best_score + self._config.min_improvement:
-            state.best_score, state.best_loss, state.best_step, state.looks_without_gain = score, loss, state.step, 0
-            state.best_measures = measures
-            self._learner.keep()
-        else:
-            state.looks_without_gain += 1
-        if self._ends_kept_epoch:
-            require_finite(self.parameters)
-            facts = {"epoch": state.step // self._per_epoch, **self._measured, "validation_loss": loss, **named}
-            keep_epoch(self._run, self._base, self._config, state.step, facts)
+        self._looks.note(self.state, self._measured, loss, measures)
 
     def save_if_due(self) -> None:
         """A checkpoint, where the last one is SAVE_SECONDS old."""
@@ -263,7 +200,8 @@ class Steps:
             )
         self._learner.put_best_back()
         self._base.model.eval()
-        result = write_result(self._base, self._config, self._run.folder)
+        with self.listening():  # one that comes now waits until all is written
+            result = write_result(self._base, self._config, self._run.folder)
         state = self.state
         return Trained(
             method="full" if self._config.full else "lora",

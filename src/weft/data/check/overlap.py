@@ -14,8 +14,8 @@ def overlap(train: Sequence[Conversation], test: Sequence[Conversation]) -> tupl
     if not train or not test:
         return ()
     texts = [near.asked(example) for example in (*train, *test)]
-    trained = {near.plain(text) for text in texts[: len(train)]}
-    same = [row for row, text in zip(test, texts[len(train) :], strict=True) if near.plain(text) in trained]
+    trained = {near.digest(text) for text in texts[: len(train)]}
+    same = [row for row, text in zip(test, texts[len(train) :], strict=True) if near.digest(text) in trained]
     groups = near.clusters(texts)
     seen = set(groups[: len(train)])
     exact = {id(row) for row in same}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -42,11 +44,10 @@ def exact_duplicates(examples: Sequence[Conversation], context: CheckContext) ->
 
 
 def near_duplicates(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
-    texts = [near.plain(near.asked(example)) for example in examples]
     later = [
         (example, examples[first].line)
-        for example, text, first in zip(examples, texts, context.clusters, strict=True)
-        if text != texts[first]
+        for index, (example, first) in enumerate(zip(examples, context.clusters, strict=True))
+        if first != index and _asks(example) != _asks(examples[first])
     ]
     if later:
         sizes = Counter(first for _, first in later)
@@ -64,10 +65,14 @@ def near_duplicates(examples: Sequence[Conversation], context: CheckContext) -> 
         )
 
 
+def _asks(example: Conversation) -> str:
+    return near.plain(near.asked(example))
+
+
 def conflicting_answers(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
-    groups: dict[tuple[tuple[str, str], ...], list[Conversation]] = defaultdict(list)
+    groups: dict[bytes, list[Conversation]] = defaultdict(list)
     for example in examples:
-        groups[tuple((message.role, spelling(message.content)) for message in example.prompt)].append(example)
+        groups[_digest(example)].append(example)
     rows: list[Conversation] = []
     lost = 0
     for own in groups.values():
@@ -88,3 +93,9 @@ def conflicting_answers(examples: Sequence[Conversation], context: CheckContext)
         f"at best {best} of the answers can be learned" if decided else f"word for word, at best {best} can be learned",
         "Decide on one answer for each question." if decided else "None is needed if several answers are welcome.",
     )
+
+
+def _digest(example: Conversation) -> bytes:
+    """Stands for the prompt whatever its spelling; a second copy of all texts would double the memory."""
+    said = [(message.role, spelling(message.content)) for message in example.prompt]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()

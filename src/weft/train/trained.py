@@ -1,0 +1,33 @@
+"""The record of a finished training: what was learned, how long it took, and why it ended there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The record of a finished training; `curve` holds (step, loss) pairs."""
+
+    method: str
+    """`lora` or `full`: what was trained."""
+    trainable_parameters: int
+    total_parameters: int
+    steps: int
+    best_step: int
+    best_loss: float
+    """The validation loss of what is published: nats per learned token (sft), or the mean loss of a pair (dpo)."""
+    best_measures: dict[str, float]
+    """What else the method measured at that look."""
+    chosen_by: str
+    """What best means, and what stopped it early: the validation `loss`, or the name of a grader's score."""
+    stopped_because: str
+    seconds: float
+    tokens: int
+    skipped_lines: tuple[int, ...]
+    result: str
+    curve: dict[str, list[tuple[int, float]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
