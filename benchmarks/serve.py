@@ -6,6 +6,7 @@ sent at once, prompts included. Then: seconds to the first token behind a shared
 curves of tokens per second over clients and adapters. Left out: torch.compile, for either side.
 
     scripts/bench serve --models nano,M --json serve.json --docs
+    scripts/bench serve --parts llama               beside llama.cpp, which is compiled the first time (half an hour)
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, page
-from benchmarks.serve_grounds import SHAPE_M, Worker, adapters, base_folder, median, prompts
+from benchmarks.serve_grounds import Worker, adapters, base_folder, median, prompts, vocabulary
 from benchmarks.serve_http import compared
+from benchmarks.serve_llama import beside_llama, in_words
 from weft import __version__
 from weft.errors import RunError, UsageError, WeftError
 from weft.runs import write_whole
@@ -56,8 +58,8 @@ def first_token(given: argparse.Namespace, model: str, folder: Path) -> Row:
     """Seconds to the first token behind a shared prompt of `given.shared` tokens, cached and not."""
     base = base_folder(model, folder)
     worker = _worker(given, "weft", base, [], 1)
-    shared = prompts(1, 2 * given.shared, _vocabulary(model), 1)[0][: given.shared]
-    own = prompts(given.rounds + 1, 32, _vocabulary(model), 2)
+    shared = prompts(1, 2 * given.shared, vocabulary(model), 1)[0][: given.shared]
+    own = prompts(given.rounds + 1, 32, vocabulary(model), 2)
     try:
         without, cached = (
             median(worker.ask(do="first", shared=shared, own=own, cached=cached)["seconds"]) for cached in (False, True)
@@ -101,6 +103,7 @@ def bench(given: argparse.Namespace, folder: Path) -> list[Row]:
         "first": lambda model: [first_token(given, model, folder)],
         "curves": lambda model: curves(given, model, folder),
         "http": lambda model: [compared(given, model, base_folder(model, folder), folder)],
+        "llama": lambda model: beside_llama(given, model, base_folder(model, folder), folder),
     }
     about = {
         "measured": datetime.datetime.now(datetime.UTC).date().isoformat(), "weft_version": __version__,
@@ -144,6 +147,8 @@ def _in_words(row: Row) -> str:
                 f"behind {row['shared']} shared tokens: {1000 * row['uncached']:.0f} ms, cached "
                 f"{1000 * row['cached']:.0f} ms ({row['ratio']:.1f} times)"
             )
+        case "llama.cpp":
+            return in_words(row)
         case "curve":
             return f"{row['clients']} clients, {row['adapters']} adapters: {row['weft']:.0f} tokens/s"
         case _:
@@ -163,12 +168,8 @@ def _worker(given: argparse.Namespace, contestant: str, base: Path, names: list[
 def _work(given: argparse.Namespace, model: str, clients: int, names: list[str], tokens: int) -> dict[str, Any]:
     chosen = [names[number % len(names)] for number in range(clients)]
     return {
-        "do": "tokens", "prompts": prompts(clients, tokens, _vocabulary(model), 0), "adapters": chosen, "new": given.new
+        "do": "tokens", "prompts": prompts(clients, tokens, vocabulary(model), 0), "adapters": chosen, "new": given.new
     }  # fmt: skip
-
-
-def _vocabulary(model: str) -> int:
-    return 6000 if model == "nano" else SHAPE_M["vocab_size"]
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -190,9 +191,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", action="store_true", help="write the tables into docs/benchmarks.md")
     given = parser.parse_args(arguments)
-    unknown = {*given.models} - {"nano", "M"} | {*given.parts} - {"mixed", "first", "curves", "http"}
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; models are nano and M, parts mixed, first, curves, http")
+    if unknown := {*given.models} - {"nano", "M"} | {*given.parts} - {"mixed", "first", "curves", "http", "llama"}:
+        parser.error(
+            f"unknown: {', '.join(sorted(unknown))}; models are nano and M, parts mixed, first, curves, http, llama"
+        )
     return given
 
 

@@ -40,6 +40,11 @@ def base_folder(model: str, place: Path) -> Path:
     return folder
 
 
+def vocabulary(model: str) -> int:
+    """Tokens that prompts are made of: none of nano's control tokens, which are its last."""
+    return 6000 if model == "nano" else SHAPE_M["vocab_size"]
+
+
 def adapters(base: Path, count: int, rank: int, place: Path) -> list[str]:
     """Folders of `count` random adapters over all linear layers."""
     missing = [place / f"{number}" for number in range(count) if not (place / f"{number}").exists()]
@@ -69,13 +74,16 @@ def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[list[in
 
 
 class Worker:
-    """One contestant's process. Raises RunError where it fails, with the end of what it said."""
+    """One contestant's process. Raises RunError where it fails, with the end of what it said.
 
-    def __init__(self, **first: Any) -> None:
+    `first`: its first line. `python`, `module`: what it runs in, and as.
+    """
+
+    def __init__(self, *, python: str = sys.executable, module: str = "benchmarks.serve_worker", **first: Any) -> None:
         self.name = first["contestant"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serve_worker"],
+            [python, "-m", module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
         )  # fmt: skip
         self.ask(**first)

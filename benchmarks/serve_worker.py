@@ -119,7 +119,7 @@ class Peft:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Load what the first line names."""
     first = json.loads(sys.stdin.readline())
     os.environ["OMP_NUM_THREADS"] = str(first["threads"])
     import torch
@@ -128,7 +128,11 @@ def main() -> None:
 
     torch.set_num_threads(first["threads"])
     precision.settle()  # the fast float32 route for everybody
-    contestant: Any = Weft(first) if first["contestant"] == "weft" else Peft(first)
+    answer(Weft(first) if first["contestant"] == "weft" else Peft(first))
+
+
+def answer(contestant: Any) -> None:
+    """Say that it is ready, then answer until the input ends."""
     _say({"ready": True})
     for line in sys.stdin:
         given = json.loads(line)

@@ -3,15 +3,17 @@
     x (T, in) → by slot (slots, n, in) · A (slots, in, r) · B (slots, r, out) → back to the rows, added to y
 
 A slot has as many places as the busiest adapter has rows; the places left over cost a little and mean nothing. No row
-ever meets another adapter's numbers. The other way, one product over the columns of all adapters with the foreign ones
-masked, multiplies by every adapter for every row. Adapters stay in their slots while the batch changes. Any rank and
-targets; DoRA is applied on its own (`updates.py`).
+ever meets another adapter's numbers. A product of several layers has an A of all of them side by side, but of each B
+its own columns alone, cut into stretches of one width so that one product takes them all: the zeros beside them would
+be most of what is read. The other way, one product over the columns of all adapters with the foreign ones masked,
+multiplies by every adapter for every row. Adapters stay in their slots while the batch changes. Any rank and targets;
+DoRA is applied on its own (`updates.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,25 +22,37 @@ from torch import Tensor
 from weft.generate.updates import Key, Product, ServedAdapter
 
 
-class Deal(NamedTuple):
-    """How the first `rows` rows of a step lie in slots."""
+class Deal:
+    """How the first rows of a step lie in slots: `places` has the place of each (rows,), `there` the row at each place
+    (slots · n,), any row where a place is left over.
+    """
 
-    rows: int
-    slots: int
-    there: Tensor
-    """(slots · n,): the row at each place; any row where a place is left over."""
-    back: Tensor
-    """(rows,): the place of each row."""
+    def __init__(self, slots: int, places: np.ndarray, there: np.ndarray, device: torch.device) -> None:
+        self.rows, self.slots, self._each = len(places), slots, len(there) // slots
+        self.there = torch.from_numpy(there).to(device)
+        self._places, self._back = places, dict[int, Tensor]()
+
+    def back(self, stretches: int) -> Tensor:
+        """(rows · stretches,): where each row's columns lie among (slots, stretches, n) of them."""
+        if stretches not in self._back:
+            slots, places = np.divmod(self._places[:, None], self._each)
+            back = (slots * stretches + np.arange(stretches)) * self._each + places
+            self._back[stretches] = torch.from_numpy(back.ravel()).to(self.there.device)
+        return self._back[stretches]
 
 
 class _Sheet:
-    """The slots of one product: down (slots, in, parts · rank), up (slots, parts · rank, out)."""
+    """The slots of one product: down (slots, in, layers · rank), up (slots, stretches, rank, width)."""
 
     def __init__(self, product: Product, slots: int, rank: int, dtype: torch.dtype, device: torch.device) -> None:
         self.bounds, self.rank = product.bounds, rank
-        inner, out = len(product.bounds) * rank, product.bounds[-1][1]
-        self.down = torch.zeros(slots, product.inputs, inner, dtype=dtype, device=device)
-        self.up = torch.zeros(slots, inner, out, dtype=dtype, device=device)
+        widths = [stop - start for start, stop in product.bounds]
+        self.width = math.gcd(*widths)
+        owners = [layer for layer, width in enumerate(widths) for _ in range(width // self.width)]
+        self.stretches = len(owners)
+        self.owners = torch.tensor(owners, device=device) if len(owners) > len(widths) else None
+        self.down = torch.zeros(slots, product.inputs, len(widths) * rank, dtype=dtype, device=device)
+        self.up = torch.zeros(slots, self.stretches, rank, self.width, dtype=dtype, device=device)
 
     def put(self, slot: int, adapter: ServedAdapter | None, key: Key) -> None:
         """Write the adapter's matrices, zeros where it has none."""
@@ -48,13 +62,18 @@ class _Sheet:
         for place, part in {} if update is None else update.parts.items():
             at, (start, stop) = place * self.rank, self.bounds[place]
             self.down[slot, :, at : at + part.down.shape[1]] = part.down
-            self.up[slot, at : at + part.up.shape[0], start:stop] = part.up
+            stretches = part.up.unflatten(1, (-1, self.width)).transpose(0, 1)
+            self.up[slot, start // self.width : stop // self.width, : part.up.shape[0]] = stretches
 
     def add(self, x: Tensor, y: Tensor, deal: Deal) -> None:
         """y (rows, out) += the rows' own updates of x (rows, in), in place."""
         dealt = x.index_select(0, deal.there).view(deal.slots, -1, x.shape[1])
-        change = torch.bmm(torch.bmm(dealt, self.down[: deal.slots]), self.up[: deal.slots])
-        y.add_(change.flatten(0, 1).index_select(0, deal.back))
+        inner = torch.bmm(dealt, self.down[: deal.slots]).unflatten(2, (-1, self.rank))
+        if self.owners is not None:
+            inner = inner.index_select(2, self.owners)
+        inner = inner.transpose(1, 2).flatten(0, 1)
+        change = torch.bmm(inner, self.up[: deal.slots].flatten(0, 1)).flatten(0, 1)
+        y.view(-1, self.width).add_(change.index_select(0, deal.back(self.stretches)))
 
 
 class Stack:
@@ -78,17 +97,14 @@ class Stack:
         first = np.concatenate([[0], counts.cumsum()[:-1]])
         ordered = slots[order]
         places = ordered * most + np.arange(len(order)) - first[ordered]
-        there, back = np.zeros(len(counts) * most, np.int64), np.empty(len(order), np.int64)
-        there[places], back[order] = order, places
-        return Deal(len(owners), len(counts), self._on_device(there), self._on_device(back))
+        there, place_of = np.zeros(len(counts) * most, np.int64), np.empty(len(order), np.int64)
+        there[places], place_of[order] = order, places
+        return Deal(len(counts), place_of, there, self._device)
 
     def add(self, key: Key, x: Tensor, y: Tensor, deal: Deal) -> None:
         """y (T, out) += what the adapters of its first rows add to product `key` of x (T, in), in place."""
         if (sheet := self._sheets.get(key)) is not None:
             sheet.add(x[: deal.rows], y[: deal.rows], deal)
-
-    def _on_device(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self._device)
 
     def _hold(self, needed: Mapping[str | None, ServedAdapter | None]) -> None:
         rank = max(adapter.rank for adapter in needed.values() if adapter is not None)
