@@ -28,7 +28,7 @@ def beside_llama(given: argparse.Namespace, model: str, base: Path, folder: Path
         return [{"what": "llama.cpp", "model": model, "skipped": reason}]
     names = adapters(base, 8, given.rank, folder / f"adapters-{model}")
     same = _agreement(given, model, base, names, folder)
-    cells = [(1, 0), (given.clients, 0), (given.clients, 1), (given.clients, 8)]
+    cells = [(1, 0), (given.clients, 0), (given.clients, 1), (given.clients, min(8, given.clients))]
     rounds: dict[tuple[int, int], list[list[Answer]]] = {cell: [] for cell in cells}
     workers = _workers(given, model, given.precision, base, names, folder)
     try:
