@@ -15,7 +15,8 @@ from random import Random
 
 from tokenizers import Tokenizer
 
-from . import messages, tasks
+from . import messages, tasks, word_tasks
+from .meanings import Meaning, pages
 from .text import Corpus, Turn
 
 PROMPT_WEIGHT = 0.2
@@ -38,6 +39,8 @@ class Phase:
     """Generated task → weight."""
     varied: bool = False
     """Class names altered at random; see tasks.Source."""
+    pages: float = 0.0
+    """Share of rows that are windows of dictionary pages."""
 
 
 PHASES = (
@@ -166,7 +169,7 @@ PHASES = (
         varied=True,
     ),
     Phase(
-        10**12,
+        19_243_008,
         {128: 0.22, 256: 0.52, 512: 0.16, 1024: 0.1},
         0.15,
         0.06,
@@ -187,7 +190,34 @@ PHASES = (
         },
         varied=True,
     ),
+    Phase(
+        10**12,
+        {128: 0.25, 256: 0.55, 512: 0.15, 1024: 0.05},
+        0.12,
+        0.15,
+        {
+            "recall": 0.4,
+            "copy": 0.4,
+            "operate": 0.2,
+            "match": 3.5,
+            "classify": 4,
+            "classify_prompt": 0.7,
+            "extract": 4.5,
+            "triage": 3,
+            "convert": 0.5,
+            "frame": 0.8,
+            "answer": 0.6,
+            "tone": 0.4,
+            "lookup": 0.2,
+            "closest": 3,
+            "define": 2,
+            "kinds": 2.5,
+        },
+        varied=True,
+        pages=0.3,
+    ),
 )
+ALL_TASKS = {**tasks.TASKS, **word_tasks.TASKS}
 
 
 def phase_at(tokens: int) -> Phase:
@@ -204,7 +234,11 @@ class Mix:
     """The tokenizer and the corpus, tokenised once; `row` is pure."""
 
     def __init__(
-        self, tokenizer: Tokenizer, corpus: Corpus, intents: Sequence[messages.Intent] = messages.TRAIN
+        self,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        intents: Sequence[messages.Intent] = messages.TRAIN,
+        meanings: Sequence[Meaning] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.end = _mark(tokenizer, "<|endoftext|>")
@@ -215,11 +249,16 @@ class Mix:
         self.texts: list[int] = []
         for text in corpus.texts:
             self.texts += [*self.ids(text), self.end]
+        self.pages: list[int] = []
+        for page in Random(len(meanings)).sample(dictionary := pages(meanings), len(dictionary)):
+            self.pages += [*self.ids(page), self.end]
         self.chats = corpus.chats
         grouped: dict[str, list[str]] = defaultdict(list)
         for topic, sentence in corpus.sentences:
             grouped[topic].append(sentence)
-        self.source = tasks.Source(intents, {t: s for t, s in sorted(grouped.items()) if len(s) >= 12})
+        self.source = tasks.Source(
+            intents, {t: s for t, s in sorted(grouped.items()) if len(s) >= 12}, meanings=meanings
+        )
         self.varied = replace(self.source, varied=True)
 
     def ids(self, text: str) -> list[int]:
@@ -244,7 +283,7 @@ class Mix:
                 start = start[: 2 * rng.randint(1, 4)]
             return start
         name = rng.choices(list(phase.tasks), weights=list(phase.tasks.values()))[0]
-        return tasks.TASKS[name](rng, budget, self.varied if phase.varied else self.source)
+        return ALL_TASKS[name](rng, budget, self.varied if phase.varied else self.source)
 
     def row(self, seed: int, index: int, phase: Phase, length: int) -> tuple[list[int], list[float]]:
         """At most `length` ids and as many weights; `weights[i]` belongs to predicting `ids[i]`."""
@@ -252,6 +291,9 @@ class Mix:
         if rng.random() < phase.text:
             start = rng.randrange(len(self.texts) - length)
             return self.texts[start : start + length], [1.0] * length
+        if phase.pages and rng.random() < phase.pages:
+            start = rng.randrange(len(self.pages) - length)
+            return self.pages[start : start + length], [1.0] * length
         prompt = PROMPT_WEIGHT if rng.randrange(PROMPT_EVERY) == 0 else 0.0
         ids: list[int] = []
         weights: list[float] = []

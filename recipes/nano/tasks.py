@@ -14,10 +14,12 @@ import json
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 from . import messages as m
 from . import words as w
+from .meanings import Meaning, groups
 
 Turn = tuple[str, str]
 
@@ -32,6 +34,37 @@ class Source:
     new_label: Callable[[Random], str] = w.pseudo
     varied: bool = False
     """Names of classes are altered at random, so that they must be copied from the options and cannot be known by heart."""
+    meanings: Sequence[Meaning] = ()
+    """What `word_tasks` ask for."""
+
+    @cached_property
+    def by_field(self) -> dict[int, list[Meaning]]:
+        found: dict[int, list[Meaning]] = {}
+        for meaning in self.meanings:
+            found.setdefault(meaning.field, []).append(meaning)
+        return found
+
+    @cached_property
+    def with_synonyms(self) -> list[Meaning]:
+        """Senses of several words, of which no two begin alike: a spelling is no synonym."""
+        return [x for x in self.meanings if 1 < len(x.words) == len({word[:4] for word in x.words})]
+
+    @cached_property
+    def with_kinds(self) -> list[Meaning]:
+        return [meaning for meaning in self.meanings if meaning.kinds and meaning.kinds[0] not in meaning.words]
+
+    @cached_property
+    def with_uses(self) -> list[Meaning]:
+        return [meaning for meaning in self.meanings if meaning.used]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Kind → words of this kind, for kinds of at least eight words."""
+        return groups(self.meanings)
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        return list(self.groups)
 
 
 def pick(rng: Random, text: str) -> str:

@@ -1,6 +1,7 @@
-"""Pretrain weft-nano: `python -m recipes.nano.train --run DIR [--text DIR] [--export DIR]`.
+"""Pretrain weft-nano: `python -m recipes.nano.train --run DIR [--text DIR] [--wordnet DIR] [--export DIR]`.
 
-Runs the stages below one after the other from step 0; called again it goes on from the newest checkpoint. The tokenizer
+The stages of FIRST from step 0 make the weights in the package. With `--wordnet` a second part goes on from them with
+new optimizers; `--begin MODEL` leaves out the first. Called again it goes on from the newest checkpoint. The tokenizer
 in `--export` is used when it is there and made otherwise. transformers draws the first values and writes the model
 folder; all between is weft's own decoder over the forest.
 """
@@ -11,6 +12,7 @@ import argparse
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -25,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 NANO = HERE.parent.parent / "src" / "weft" / "models" / "nano"
 SEED = 20261122
 MICRO_TOKENS = 4096
+FOLDERS = ("checkpoints", "further")
+"""Of the two parts, in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,14 @@ class Stage:
     """Last steps of the stage in which the rate falls."""
 
 
-STAGES = (
+FIRST = (
     Stage(269, 4e-3, 2),
     Stage(971, 5.5e-3, 1),
     Stage(1154, 4.5e-3, 2),
     Stage(1784, 4.5e-3, 2, decay=630),
     Stage(2700, 3e-3, 2, decay=650),
 )
+SECOND = (Stage(1300, 3e-3, 2, decay=1000),)
 
 
 def architecture() -> Qwen3Config:
@@ -105,6 +110,16 @@ def as_transformers(model: Decoder) -> Qwen3ForCausalLM:
     return whole
 
 
+def loaded(folder: Path) -> Decoder:
+    """The weights of a model folder, in float32."""
+    from transformers import Qwen3ForCausalLM
+
+    from weft.models.load import quiet
+
+    with quiet():
+        return on_engine(Qwen3ForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True))
+
+
 def restored(run: Path) -> Decoder:
     """The model of the newest checkpoint of a run folder."""
     import torch
@@ -112,11 +127,9 @@ def restored(run: Path) -> Decoder:
     from weft.errors import UsageError
     from weft.train import checkpoint
 
-    path = checkpoint.latest(run / "checkpoints")
+    path = checkpoint.latest(run / FOLDERS[1]) or checkpoint.latest(run / FOLDERS[0])
     if path is None:
-        raise UsageError(
-            f"{run}: no checkpoint in it, expected checkpoints/step-…. Start the run with recipes.nano.train."
-        )
+        raise UsageError(f"{run}: no checkpoint in it, expected {FOLDERS[0]}/step-…. Start it with recipes.nano.train.")
     tensors, _ = checkpoint.load(path)
     model = on_engine(untrained())
     with torch.no_grad():
@@ -125,23 +138,25 @@ def restored(run: Path) -> Decoder:
     return model
 
 
-def first_micro_batch(step: int) -> int:
-    """Micro-batches before `step`."""
+def micro_batches_before(step: int, stages: Sequence[Stage]) -> int:
+    """Micro-batches before `step` of these stages."""
     count = begin = 0
-    for stage in STAGES:
+    for stage in stages:
         count += max(0, min(step, stage.until) - begin) * stage.micro_batches
         begin = stage.until
     return count
 
 
-def schedule_of_batches(mix, seed: int = SEED):
-    """`batches(step)`: each micro-batch draws its bucket, then its rows, from its position in the run."""
+def schedule_of_batches(mix, stages: Sequence[Stage], first: int = 0, seed: int = SEED):
+    """`batches(step)`: each micro-batch draws its bucket, then its rows, from its position, beginning at `first`."""
     from recipes.nano.mix import phase_at
     from weft.train.from_scratch import collate
 
     def batches(step: int):
         made = []
-        for position in range(first_micro_batch(step), first_micro_batch(step + 1)):
+        for position in range(
+            first + micro_batches_before(step, stages), first + micro_batches_before(step + 1, stages)
+        ):
             phase = phase_at(position * MICRO_TOKENS)
             length = Random(f"{seed}:{position}").choices(list(phase.buckets), weights=list(phase.buckets.values()))[0]
             count = MICRO_TOKENS // length
@@ -169,38 +184,12 @@ def export(model: Decoder, folder: Path) -> None:
     part.rmdir()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, default=HERE.parent.parent.parent / "shared" / "data")
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--export", type=Path, default=NANO)
-    parser.add_argument("--stop-after", type=int, default=STAGES[-1].until, help="end after this step")
-    parser.add_argument("--checkpoint-seconds", type=float, default=300)
-    args = parser.parse_args()
-
-    import torch
-    from tokenizers import Tokenizer
-
-    from recipes.nano import probe, text, tokenizer
-    from recipes.nano.mix import Mix
+def learn(model, mix, held_out: list[str], folder: Path, stages: Sequence[Stage], first: int, seconds: float) -> None:
+    """Run these stages on `model`, from the newest checkpoint in `folder`."""
+    from recipes.nano import probe
     from weft.train import from_scratch
 
-    torch.set_num_threads(1)
-    corpus = text.load_or_build(args.run / "corpus.json", args.text, HERE.parent.parent / "examples")
-    if not (args.export / "tokenizer.json").is_file():
-        tokenizer.train(tokenizer.sample_texts(corpus), args.export)
-    mix = Mix(Tokenizer.from_file(str(args.export / "tokenizer.json")), corpus)
-    model = on_engine(untrained())
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(mix.texts):,} text tokens, "
-        f"{len(mix.chats):,} natural chats",
-        flush=True,
-    )
-
-    def watch(model, step):
-        return probe.watch(model, mix, corpus.held_out)
-
-    for stage in STAGES:
+    for stage in stages:
         config = from_scratch.FromScratchConfig(
             steps=stage.until,
             schedule="wsd",
@@ -210,21 +199,60 @@ def main() -> None:
             other_rate=stage.rate * 0.75,
             seed=SEED,
             precision="bfloat16",
-            checkpoint_seconds=args.checkpoint_seconds,
+            checkpoint_seconds=seconds,
             keep=3,
         )
-        done = from_scratch.run(
+        from_scratch.run(
             model,
-            schedule_of_batches(mix),
+            schedule_of_batches(mix, stages, first),
             config,
-            args.run / "checkpoints",
-            watch=watch,
-            stop_after=min(stage.until, args.stop_after),
+            folder,
+            watch=lambda model, step: probe.watch(model, mix, held_out),
             report=lambda line: print(line, flush=True),
         )
-        if done.step >= args.stop_after:
-            break
-    export(model, args.export)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", type=Path, default=HERE.parent.parent.parent / "shared" / "data")
+    parser.add_argument("--wordnet", type=Path, help="folder of WordNet 3.0's files: run the second part as well")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--begin", type=Path, help="model folder that the second part begins from, without the first")
+    parser.add_argument("--export", type=Path, default=NANO)
+    parser.add_argument("--checkpoint-seconds", type=float, default=300)
+    args = parser.parse_args()
+    if args.begin and not args.wordnet:
+        parser.error("--begin is where the second part begins, which needs --wordnet")
+
+    import torch
+    from tokenizers import Tokenizer
+
+    from recipes.nano import meanings, text, tokenizer
+    from recipes.nano.mix import Mix
+
+    torch.set_num_threads(1)
+    examples = HERE.parent.parent / "examples"
+    corpus = text.load_or_build(args.run / "corpus.json", args.text, examples)
+    words = meanings.read(args.wordnet, text.forbidden_grams(args.text, examples)) if args.wordnet else ()
+    if not (args.export / "tokenizer.json").is_file():
+        tokenizer.train(tokenizer.sample_texts(corpus), args.export)
+    mix = Mix(Tokenizer.from_file(str(args.export / "tokenizer.json")), corpus, meanings=words)
+    print(
+        f"{len(mix.texts):,} text tokens, {len(mix.pages):,} of a dictionary, {len(mix.chats):,} natural chats",
+        flush=True,
+    )
+
+    begin = args.begin
+    if begin is None:
+        model = on_engine(untrained())
+        learn(model, mix, corpus.held_out, args.run / FOLDERS[0], FIRST, 0, args.checkpoint_seconds)
+        begin = args.run / "first" if args.wordnet else args.export
+        export(model, begin)
+    if args.wordnet:
+        model = loaded(begin)
+        first = micro_batches_before(FIRST[-1].until, FIRST)
+        learn(model, mix, corpus.held_out, args.run / FOLDERS[1], SECOND, first, args.checkpoint_seconds)
+        export(model, args.export)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # recipes are no part of the package
     sys.path.insert(0, str(ROOT))
 
-from recipes.nano import messages, mix, probe, tasks, text, words  # noqa: E402
+from recipes.nano import meanings, messages, mix, probe, tasks, text, words  # noqa: E402
 from weft.models.nano import folder  # noqa: E402
 
 CORPUS = text.Corpus(
@@ -26,11 +26,21 @@ CORPUS = text.Corpus(
 )
 
 
+MEANINGS = tuple(
+    meanings.Meaning(
+        (f"{noun} {i}", f"old {noun} {i}"), (kind,), field, f"a {noun} for test {i}", (f"take {noun} {i}",)
+    )
+    for field, (noun, kind) in enumerate((("cup", "vessel"), ("oak", "wood"), ("waltz", "dance")), start=4)
+    for i in range(20)
+)
+
+
 @pytest.fixture(scope="module")
 def small_mix():
     from tokenizers import Tokenizer
 
-    return mix.Mix(Tokenizer.from_file(str(folder() / "tokenizer.json")), CORPUS)
+    tokenizer = Tokenizer.from_file(str(folder() / "tokenizer.json"))
+    return mix.Mix(tokenizer, CORPUS, meanings=MEANINGS)
 
 
 def test_a_row_is_a_function_of_seed_and_index(small_mix):
@@ -50,12 +60,12 @@ def test_every_row_fits_its_bucket_and_has_something_to_learn(small_mix):
                 assert sum(w == 1.0 for w in weights) > 0
 
 
-@pytest.mark.parametrize("name", sorted(tasks.TASKS))
+@pytest.mark.parametrize("name", sorted(mix.ALL_TASKS))
 def test_every_task_ends_with_a_reply_and_alternates(name):
-    source = tasks.Source(messages.TRAIN, {"a": ["The old mill stands by the river."] * 12})
+    source = tasks.Source(messages.TRAIN, {"a": ["The old mill stands by the river."] * 12}, meanings=MEANINGS)
     for i in range(60):
         for budget in (40, 120, 900):
-            turns = tasks.TASKS[name](Random(f"{name}{i}"), budget, source)
+            turns = mix.ALL_TASKS[name](Random(f"{name}{i}"), budget, source)
             roles = [r for r, _ in turns if r != "system"]
             assert roles == ["user", "assistant"] * (len(roles) // 2) and roles
             assert all(isinstance(t, str) for _, t in turns)

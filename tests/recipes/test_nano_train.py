@@ -63,12 +63,27 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_first_batches_of_the_run_are_a_function_of_their_step(small_mix):
-    batches = train.schedule_of_batches(small_mix)
+    batches = train.schedule_of_batches(small_mix, train.FIRST)
     one, again = batches(3), batches(3)
-    assert len(one) == train.STAGES[0].micro_batches
+    assert len(one) == train.FIRST[0].micro_batches
     assert [batch.rows for batch in one] == [batch.rows for batch in again]
     assert all(batch.tokens <= train.MICRO_TOKENS for batch in one)
     assert batches(4)[0].rows != one[0].rows
+
+
+def test_the_second_part_reads_on_where_the_first_one_ended(small_mix):
+    ended = train.micro_batches_before(train.FIRST[-1].until, train.FIRST)
+    assert ended * train.MICRO_TOKENS == mix.PHASES[-2].until_tokens
+    assert mix.phase_at(ended * train.MICRO_TOKENS) is mix.PHASES[-1]
+    early = train.schedule_of_batches(small_mix, train.FIRST, ended - 4)
+    late = train.schedule_of_batches(small_mix, train.FIRST, ended - 2)
+    assert [batch.rows for batch in early(1)] == [batch.rows for batch in late(0)]  # two micro-batches a step
+
+
+def test_a_model_folder_is_where_the_second_part_begins(nano):
+    begun = train.loaded(train.NANO)
+    published = dict(nano.model.named_parameters())
+    assert all(torch.equal(p, published[name].float()) for name, p in begun.named_parameters())
 
 
 def test_bits_per_byte_are_those_of_transformers(nano, theirs, small_mix):
