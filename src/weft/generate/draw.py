@@ -61,7 +61,7 @@ def pick(logits: Tensor, rows: Sequence[Drawing], allowed: Sequence[Tensor | Non
         if not row.plain:
             _adjust(logits[i], row)
         if allowed and (mask := allowed[i]) is not None:
-            logits[i].masked_fill_(~mask.to(logits.device), -math.inf)
+            logits[i].masked_fill_(~mask, -math.inf)
     values, tokens = (x.tolist() for x in logits.max(-1))
     drawing = [i for i, row in enumerate(rows) if row.draw.temperature > 0 and math.isfinite(values[i])]
     if drawing:
