@@ -84,9 +84,12 @@ def test_a_log_that_cannot_be_written_fails_nothing(kind: str) -> None:
     Log(kind, closed).say("request", **REQUEST)
 
 
-def test_a_process_without_stderr_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_stderr_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stderr", None)
     Log("auto").say("request", **REQUEST)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_is_told_by_kind_and_place_without_its_text() -> None:
