@@ -57,6 +57,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param=param, code=code)
 
 
+def body_too_large(message: str) -> ApiError:
+    """413, and the connection is closed, since the rest of the body is not read."""
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+
+
 def too_many(message: str, retry_after: float) -> ApiError:
     """429 with `Retry-After` in whole seconds, at least one."""
     seconds = str(max(1, math.ceil(retry_after)))

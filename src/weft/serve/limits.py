@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive
 
-from weft.serve.errors import ApiError, too_many
+from weft.serve.errors import ApiError, body_too_large, too_many
 from weft.serve.structure import Structure
 
 _LEAST_BYTES_PER_SECOND = 1024
@@ -99,13 +99,8 @@ class BoundedBody:
 
 
 def too_large(most_bytes: int) -> ApiError:
-    """413 for a body of more than `most_bytes`; the connection is closed, since the rest is not read."""
-    return ApiError(
-        413,
-        f"The request is larger than the {most_bytes:,} bytes that are taken here.",
-        code="request_too_large",
-        headers={"connection": "close"},
-    )
+    """For a body of more than `most_bytes`."""
+    return body_too_large(f"The request is larger than the {most_bytes:,} bytes that are taken here.")
 
 
 def _slow(seconds: float) -> ApiError:

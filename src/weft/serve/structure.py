@@ -9,7 +9,7 @@ Counted is what stands outside strings. Whether the body is JSON is else for the
 
 from __future__ import annotations
 
-from weft.serve.errors import ApiError, invalid
+from weft.serve.errors import ApiError, body_too_large, invalid
 
 MOST_NESTED = 50_000
 """Objects, lists and keys of objects in a body: 2,048 messages of several parts and 128 tools stay below."""
@@ -58,9 +58,4 @@ def _no_json(why: str) -> ApiError:
 
 
 def _too_much(most: str) -> ApiError:
-    return ApiError(
-        413,
-        f"The request has more than the {most} that are taken here. Send it as several.",
-        code="request_too_large",
-        headers={"connection": "close"},
-    )
+    return body_too_large(f"The request has more than the {most} that are taken here. Send it as several.")
