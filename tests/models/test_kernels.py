@@ -120,3 +120,23 @@ def test_no_kernel_keeps_more_than_its_inputs_and_one_number_per_row() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         kernels.rotated(HEADS.clone().requires_grad_(), ANGLES.cos(), ANGLES.sin())
     assert sum(kept) == 2 * ANGLES.numel()
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (401, 255)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_dropout_keeps_is_ones_and_zeros_in_their_shares(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    kept = kernels.kept_at_random(torch.empty(shape, dtype=dtype), 0.1)
+    assert kept.shape == shape and kept.dtype == dtype and set(kept.float().unique().tolist()) <= {0.0, 1.0}
+    if kept.numel() > 1000:
+        columns = kept.float().mean(0)  # four neighbours come of one draw
+        assert (
+            abs(float(kept.float().mean()) - 0.9) < 0.004 and 0.82 < float(columns.min()) < float(columns.max()) < 0.97
+        )
+        pairs = (kept[:, :-1] * kept[:, 1:]).float().mean()
+        assert abs(float(pairs) - 0.81) < 0.006
+    torch.manual_seed(0)
+    assert torch.equal(kept, kernels.kept_at_random(torch.empty(shape, dtype=dtype), 0.1))
+    assert not torch.equal(
+        kernels.kept_at_random(torch.empty(401, 255), 0.1), kernels.kept_at_random(torch.empty(401, 255), 0.1)
+    )

@@ -118,3 +118,16 @@ def adapted_linear(
     A and B are float32 and multiplied in x's number format; their gradients come in float32.
     """
     return _AdaptedLinear.apply(x, weight, bias, down, up, scale, kept)  # type: ignore[return-value]
+
+
+def kept_at_random(x: Tensor, dropout: float) -> Tensor:
+    """Ones, and zeros with the probability `dropout`, as many as x has numbers and in its format.
+
+    On a CPU torch draws numbers one after another, and one draw of 64 bits serves four: a quarter of the time of
+    `bernoulli_`, with `dropout` rounded to 1/65536.
+    """
+    if x.device.type != "cpu":
+        return torch.empty_like(x).bernoulli_(1 - dropout)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    drawn = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    return (drawn >= round(dropout * 2**16) - 2**15).to(x.dtype)

@@ -98,7 +98,7 @@ class LoraLinear(nn.Module):
         """x Wᵀ + bias + scale (x Aᵀ) Bᵀ in one buffer."""
         flat, scale, kept = x.flatten(0, -2), self.scale, None
         if self._drops:
-            kept = torch.empty_like(flat).bernoulli_(1 - self.dropout)
+            kept = kernels.kept_at_random(flat, self.dropout)
             scale /= 1 - self.dropout
         product = kernels.adapted_linear(flat, self.weight, bias, self.lora_A, self.lora_B, scale, kept)
         return product.view(*x.shape[:-1], -1)
