@@ -17,7 +17,7 @@ from weft.records import Conversation, Message, Tokens
 from weft.runs import Run
 from weft.settings import resolve
 from weft.testing import tiny_base
-from weft.train import dpo, sft, vocabulary
+from weft.train import auto, dpo, sft, vocabulary
 from weft.train.dpo_config import DpoConfig
 from weft.train.sft_config import SftConfig
 
@@ -37,7 +37,7 @@ def test_auto_means_the_tokens_seen_for_small_bases_alone(monkeypatch: pytest.Mo
     assert settled.config.train_tokens == "seen" and "under 50,000,000" in settled.origins["train_tokens"]
     assert dpo.settle(resolve(DpoConfig, {}, environment={}), base, 6).config.train_tokens == "seen"
     assert _config(base, full=True).train_tokens == "none"
-    monkeypatch.setattr(vocabulary, "SMALL", base.parameters)
+    monkeypatch.setattr(auto, "SMALL", base.parameters)
     large = sft.settle(resolve(SftConfig, {}, environment={}), base, 6)
     assert large.config.train_tokens == "none" and f"{base.parameters:,} or more" in large.origins["train_tokens"]
     monkeypatch.undo()

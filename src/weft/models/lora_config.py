@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -19,8 +19,9 @@ class LoraConfig(Config):
     """Rank: width of the bottleneck. Parameters and memory of the adapter grow with it."""
     alpha: float = Field(default=32.0, gt=0)
     """Strength: the update is scaled by `alpha / r` (with `rslora` by `alpha / sqrt(r)`)."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of inputs to the adapter that training drops at random."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """Share of inputs to the adapter that training drops at random; `auto`: 0.1 for answers on bases of under 50
+    million parameters, else none."""
     targets: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
     """Layers with an adapter: `all-linear` (all but the output head), or names and patterns (`q_proj`, `*.mlp.*`)."""
     rslora: bool = False
@@ -35,6 +36,11 @@ class LoraConfig(Config):
         if isinstance(value, str) and value != ALL_LINEAR:
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @property
+    def dropped(self) -> float:
+        """`dropout` as a number: none where no training has said what `auto` means."""
+        return 0.0 if self.dropout == "auto" else self.dropout
 
     @property
     def scale(self) -> float:

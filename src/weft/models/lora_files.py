@@ -94,7 +94,7 @@ def write_adapter(
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
-        "lora_dropout": config.dropout,
+        "lora_dropout": config.dropped,
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": config.r,

@@ -40,7 +40,7 @@ class LoraLinear(nn.Module):
         out_features, in_features = reversed(weight.shape) if self.transposed else weight.shape
         self.in_features, self.out_features = int(in_features), int(out_features)
         self.scale = config.scale
-        self.dropout = config.dropout
+        self.dropout = config.dropped
         self.enabled = True
         self.training = base.training
         self.lora_A = nn.Parameter(torch.empty(config.r, in_features, dtype=torch.float32, device=weight.device))

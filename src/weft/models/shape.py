@@ -132,7 +132,7 @@ class Learning:
             frozenset(name for name in shape.linears if _targeted(lora, f"model.layers.{index}.{name}"))
             for index in range(shape.layers)
         )
-        drops = bool(lora.dropout) and not full
+        drops = bool(lora.dropped) and not full
         return cls(full, precision == "bfloat16", lora.r, lora.dora, () if full else adapted, dropout=drops, **also)
 
     def trained(self, shape: Shape) -> int:

@@ -18,16 +18,24 @@ C = TypeVar("C", bound=TuningConfig)
 
 
 def settled(
-    settings: Resolved[C], base: Base, examples: int, learning_rate: Callable[[int, bool], tuple[float, str]]
+    settings: Resolved[C],
+    base: Base,
+    examples: int,
+    learning_rate: Callable[[int, bool], tuple[float, str]],
+    dropout: Callable[[int], tuple[float, str]] = auto.no_dropout,
 ) -> Resolved[C]:
     """The same settings with every `auto` resolved from the base and the number of training examples.
 
-    `learning_rate(parameters, full)` is the method's own rule.
+    `learning_rate(parameters, full)` and `dropout(parameters)` are the method's own rules.
     """
     config = settings.config
     if config.learning_rate == "auto":
         rate, why = learning_rate(base.parameters, config.full)
         settings = settings.replace(why, learning_rate=rate)
+    if config.lora.dropout == "auto":
+        share, why = dropout(base.parameters)
+        origin = settings.origins["lora"]
+        settings = settings.replace(f"{origin}, {why}", lora={**config.lora.model_dump(), "dropout": share})
     if config.epochs == "auto":
         epochs, why = auto.epochs(examples)
         settings = settings.replace(why, epochs=epochs)

@@ -32,7 +32,7 @@ from weft.train.vocabulary import require_tokens, tokens_to_train
 
 def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved[SftConfig]:
     """The same settings with every `auto` resolved from the base and the number of training examples."""
-    return settled(settings, base, examples, auto.learning_rate)
+    return settled(settings, base, examples, auto.learning_rate, auto.dropout)
 
 
 def rehearse(

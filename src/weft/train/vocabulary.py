@@ -17,11 +17,10 @@ from weft.models.load import Base
 from weft.models.quant import is_quantized
 from weft.models.token_rows import require_vocabulary, vocabulary
 from weft.records import Tokens
+from weft.train import auto
 from weft.train.ending import written_end
 from weft.train.tuning_config import TuningConfig
 
-SMALL = 50_000_000
-"""Parameters of a base below which `auto` trains the rows of all tokens seen."""
 RATE = 0.25
 """Rate of the rows over the adapter's: they are weights of the base, which take the rate of full fine-tuning."""
 
@@ -30,11 +29,11 @@ def train_tokens(base: Base, config: TuningConfig) -> tuple[str, str]:
     """Which rows `auto` means, and why."""
     if config.full:
         return "none", "auto: every parameter is trained"
-    if base.parameters >= SMALL:
-        return "none", f"auto: {base.name} has {base.parameters:,} parameters, {SMALL:,} or more"
+    if base.parameters >= auto.SMALL:
+        return "none", f"auto: {base.name} has {base.parameters:,} parameters, {auto.SMALL:,} or more"
     if lora.adapts_head(base.model, config.lora) or vocabulary(base.model) is None or is_quantized(base.model):
         return "none", "auto: rows of this base's vocabulary cannot learn beside this adapter"
-    return "seen", f"auto: {base.name} has {base.parameters:,} parameters, under {SMALL:,}"
+    return "seen", f"auto: {base.name} has {base.parameters:,} parameters, under {auto.SMALL:,}"
 
 
 def require_tokens(base: Base, config: TuningConfig) -> None:
