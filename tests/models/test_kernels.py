@@ -135,6 +135,8 @@ def test_what_dropout_keeps_is_ones_and_zeros_in_their_shares(shape: tuple[int, 
         )
         pairs = (kept[:, :-1] * kept[:, 1:]).float().mean()
         assert abs(float(pairs) - 0.81) < 0.006
+    assert float(kernels.kept_at_random(torch.empty(401, 255), 0.9999999).mean()) < 0.001
+    assert float(kernels.kept_at_random(torch.empty(401, 255), 0.0).mean()) == 1
     torch.manual_seed(0)
     assert torch.equal(kept, kernels.kept_at_random(torch.empty(shape, dtype=dtype), 0.1))
     assert not torch.equal(

@@ -123,11 +123,12 @@ def adapted_linear(
 def kept_at_random(x: Tensor, dropout: float) -> Tensor:
     """Ones, and zeros with the probability `dropout`, as many as x has numbers and in its format.
 
-    On a CPU torch draws numbers one after another, and one draw of 64 bits serves four: a quarter of the time of
-    `bernoulli_`, with `dropout` rounded to 1/65536.
+    On a CPU torch draws numbers one after another, where one draw of 64 bits serves four; `dropout` is rounded to
+    1/65536 there, and below 1.
     """
     if x.device.type != "cpu":
         return torch.empty_like(x).bernoulli_(1 - dropout)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     drawn = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    return (drawn >= round(dropout * 2**16) - 2**15).to(x.dtype)
+    dropped = min(round(dropout * 2**16), 2**16 - 1)
+    return (drawn >= dropped - 2**15).to(x.dtype)
