@@ -32,7 +32,7 @@ def in_words(machine: dict[str, Any]) -> str:
     """One sentence, with a warning where other work was going on."""
     threads = machine["threads_asked_for"]
     words = [
-        f"{machine['cores']} cores",
+        f"{machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}",
         f"{machine['memory_bytes'] / 2**30:.0f} GiB of memory",
         f"{machine['processor']}{''.join(f', {unit}' for unit in machine['vector_units'])}",
         f"Python {machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}",

@@ -68,6 +68,19 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def bound_memory(share: float = 0.85) -> None:
+    """Let a demand for more than this share of the memory that is free now fail, before the machine stands still.
+
+    On Linux; elsewhere nothing is bound.
+    """
+    try:
+        facts = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return
+    free = int(facts.split("MemAvailable:")[1].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (int(share * free), resource.RLIM_INFINITY))
+
+
 def prepared(kind: str, command: dict[str, Any]) -> Contestant:
     """The contestant of this kind, on the cell and with the setting of the command."""
     import torch
@@ -87,6 +100,7 @@ def prepared(kind: str, command: dict[str, Any]) -> Contestant:
 
 def main(kind: str) -> None:
     """Serve until standard input ends."""
+    bound_memory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log
 
