@@ -19,7 +19,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -196,7 +196,14 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([torch.tensor(list(bytes.fromhex(s)), dtype=torch.uint8) for s in state["cuda"]])
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+class HasState(Protocol):
+    """An optimizer: torch's, or `adamw.AdamW`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
+def optimizer_tensors(optimizer: HasState, prefix: str) -> dict[str, Tensor]:
     """The tensors of an optimizer's state as `prefix.INDEX.NAME`; INDEX counts parameters in order of the groups."""
     packed = optimizer.state_dict()["state"]
     return {
@@ -207,11 +214,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+def restore_optimizer(optimizer: HasState, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Put back what `optimizer_tensors` took; rates and other hyperparameters stay as the optimizer was made."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix + "."):
             index, entry = name[len(prefix) + 1 :].split(".", 1)
             state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from weft.models import lora
 from weft.models.load import Base
 from weft.models.token_rows import tables_with_rows
+from weft.train.adamw import AdamW
 from weft.train.tuning_config import TuningConfig
 from weft.train.vocabulary import RATE
 
@@ -26,7 +27,7 @@ class Learner:
     """What learns, float32."""
     best: list[Tensor]
     """As they were when `keep` was called last; at first as at the start."""
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
 
     def __init__(self, base: Base, config: TuningConfig, tokens: Sequence[int] = ()) -> None:
         """`tokens`: whose rows of the vocabulary learn beside the adapter. Seeds torch's generator."""
@@ -35,7 +36,7 @@ class Learner:
         self.best = [parameter.detach().clone() for parameter in self.parameters]
         torch.manual_seed(config.seed)  # dropout and noise draw from the global generator
         groups = _groups(base.model, self.parameters, config.lora_plus_ratio)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = AdamW(groups, config.weight_decay)
 
     def clip(self, norm: float) -> float:
         """Scale the gradient down to at most this norm; returns what it was."""
@@ -46,7 +47,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["ratio"]
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
 
     def keep(self) -> None:
         """Take the parameters for the best."""

@@ -39,7 +39,7 @@ class State:
 
 
 def save(
-    run: Run, state: State, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: torch.optim.Optimizer
+    run: Run, state: State, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: checkpoint.HasState
 ) -> None:
     """A checkpoint of this moment; older ones are deleted once it stands. Raises ResourceError, naming its size."""
     tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(parameters)}
@@ -60,7 +60,7 @@ def resume(
     run: Run,
     parameters: Sequence[Tensor],
     best: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: checkpoint.HasState,
     say: Callable[[str], None] = lambda _: None,
 ) -> State:
     """The newest sound checkpoint put back in place; a fresh state where there is none.

@@ -37,7 +37,6 @@ def main(end: socket.socket, server: int) -> None:
 
 def _import_once() -> None:
     """What every worker needs, so that none of them imports it."""
-    import torch._dynamo  # noqa: F401  the first optimizer would import it, for a second of every worker's time
     from transformers import PreTrainedTokenizerFast  # noqa: F401
 
     import weft.serve.work.worker  # noqa: F401
