@@ -15,9 +15,11 @@ from weft.models.shape import ATTENTION, FLOAT, MLP, Learning, Pass, Shape
 
 PACKED = 0.516
 """Bytes of a weight in 4 bits, with its share of the scales (`quant.py`)."""
-PRODUCTS = 86 << 20
+PRODUCTS = 110 << 20
 """What a process holds beside its tensors: prepared matrix products (`product_cache.py`), and holes of the C library's
 heap. Measured (docs/training.md): about the same for models of 7 and of 135 million parameters."""
+DORA_HOLES = 1 / 8
+"""Share of a step that the heap's holes take beside, where DoRA makes float32 copies of many sizes. Measured as well."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def memory(shape: Shape, learning: Learning, each: Pass, *, logits: int, several
         step = _general(shape, each) + gradients
     else:
         step = step_bytes(shape, learning, each, logits=logits, several=several)
+    if learning.dora:
+        step += int(step * DORA_HOLES)
     step = hands * (step + PRODUCTS) + (hands - 1) * gradients
     return Memory(weight_bytes(shape, shape.parameters, learning), learned, step, 4 * trained * FLOAT)
 
@@ -179,9 +183,10 @@ def _head(shape: Shape, learning: Learning, each: Pass, logits: int) -> int:
     per_logit = (10 if more else 6) if learning.bfloat16 else (8 if more else 4)
     table = shape.vocabulary * shape.width
     own = 0
-    if learning.full:
-        own = table * (FLOAT + (2 if learning.cast else 0))  # the gradient, and a narrow copy
-    elif learning.rows:
+    if learning.full:  # on the way back float32 alone, beside the head's gradient
+        back = chunk * shape.vocabulary * (8 if more else 4) + table * FLOAT
+        return max(chunk * shape.vocabulary * per_logit, back)
+    if learning.rows:
         own = 2 * table * learning.width  # a table with the rows in it, and its gradient
         per_logit += 2 if learning.bfloat16 else 0  # turned round for that gradient's product
     return chunk * shape.vocabulary * per_logit + own
