@@ -140,8 +140,9 @@ def test_a_model_of_transformers_converts_in_its_forward_pass_instead() -> None:
             assert not torch.is_autocast_enabled("cpu")
 
 
-def test_weights_that_are_held_narrow_are_not_converted_again(model: Decoder) -> None:
-    _adapted(model)
+@pytest.mark.parametrize("tokens", [(), (5, 7)])
+def test_weights_that_are_held_narrow_are_not_converted_again(model: Decoder, tokens: tuple[int, ...]) -> None:
+    lora.wrap(model, lora.LoraConfig(r=4), 0, tokens=tokens)  # rows of the vocabulary are float32, and come first
     with precision.frozen_as(model, "bfloat16"), precision.numbers(model, "bfloat16"):
         assert not torch.is_autocast_enabled("cpu")
 

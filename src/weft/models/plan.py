@@ -19,7 +19,7 @@ PRODUCTS = 110 << 20
 """What a process holds beside its tensors: prepared matrix products (`product_cache.py`), and holes of the C library's
 heap. Measured (docs/training.md): about the same for models of 7 and of 135 million parameters."""
 DORA_HOLES = 1 / 8
-"""Share of a step that the heap's holes take beside, where DoRA makes float32 copies of many sizes. Measured as well."""
+"""Share of a step that the heap's holes take too, where DoRA makes float32 copies of many sizes. Measured as well."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,6 @@ def _head(shape: Shape, learning: Learning, each: Pass, logits: int) -> int:
         return max(chunk * shape.vocabulary * per_logit, back)
     if learning.rows:
         own = 2 * table * learning.width  # a table with the rows in it, and its gradient
-        per_logit += 2 if learning.bfloat16 else 0  # turned round for that gradient's product
     return chunk * shape.vocabulary * per_logit + own
 
 

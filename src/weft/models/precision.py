@@ -75,9 +75,9 @@ def frozen_as(model: nn.Module, name: str) -> Iterator[None]:
 
 def numbers(model: nn.Module, name: str) -> torch.autocast:
     """Around a forward pass: products are made as `name`, except where the weights are held so already."""
-    weight = next(parameter for parameter in model.parameters() if parameter.ndim > 1)
-    held = weight.dtype == torch.bfloat16
-    return torch.autocast(weight.device.type, torch.bfloat16, enabled=name == "bfloat16" and not held)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    held = any(matrix.dtype == torch.bfloat16 for matrix in matrices)  # what learns beside them is float32
+    return torch.autocast(matrices[0].device.type, torch.bfloat16, enabled=name == "bfloat16" and not held)
 
 
 def _relative_error() -> float:
