@@ -50,7 +50,7 @@ def cells(given: argparse.Namespace) -> list[tuple[Cell, str]]:
     ]
     if not given.curves:
         return [(cell, "") for cell in table]
-    return [(replace(table[0], **{name: value}), name) for name, values in CURVES.items() for value in values]
+    return [(replace(table[0], **{name: value}), name) for name in given.curves for value in CURVES[name]]
 
 
 def bench(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -190,7 +190,9 @@ def command(given: argparse.Namespace) -> str:
     words += [f"--prefix {','.join(map(str, given.prefix))}", f"--adapt {','.join(given.adapt)}"]
     words += [f"--batch {given.batch}", f"--rounds {given.rounds}", f"--threads {given.threads}"]
     words += [f"--method {given.method}", f"--tune {given.tune}" if given.tune != "cell" else ""]
-    words += ["--without-compile" if given.without_compile else "", "--curves" if given.curves else ""]
+    words += ["--without-compile" if given.without_compile else ""]
+    every = tuple(given.curves) == tuple(CURVES)
+    words += ["--curves" if every else f"--curves {','.join(given.curves)}" if given.curves else ""]
     return " ".join(word for word in words if word)
 
 
@@ -211,14 +213,16 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--without-compile", action="store_true", help="do not offer torch.compile: minutes per cell")
     parser.add_argument(
-        "--curves", action="store_true", help="cost per example against prefix, batch, length and model, from the "
-        "first cell on, with the best peer alone",
+        "--curves", nargs="?", const=",".join(CURVES), help="cost per example against prefix, batch, stretch and model "
+        "(or some of them), from the first cell on, with the best peer alone",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure, after each cell")
     parser.add_argument("--add", type=Path, metavar="FILE", help="keep the rows of other cells that FILE has")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args(arguments)
-    known = {"models": tuple(SHAPES), "precision": ("fp32", "bf16"), "adapt": tuple(TARGETS)}
+    known = {"models": tuple(SHAPES), "precision": ("fp32", "bf16"), "adapt": tuple(TARGETS), "curves": tuple(CURVES)}
+    if given.curves is None:
+        given.curves = known.pop("curves")[:0]
     for name, values in known.items():
         chosen = getattr(given, name).split(",")
         strange = [value for value in chosen if value not in values]

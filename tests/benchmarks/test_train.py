@@ -69,6 +69,9 @@ def test_every_combination_is_a_cell_and_the_command_repeats_them() -> None:
     words = "--models S --precision fp32,bf16 --prefix 0,256 --adapt qv --batch 16 --rounds 5 --threads 1 --method sft"
     assert train.command(given) == f"scripts/bench train {words}"
     assert train.command(train.parsed(["--without-compile", "--curves"])).endswith("--without-compile --curves")
+    some = train.parsed(["--curves", "stretch,model"])
+    assert train.command(some).endswith("--method sft --curves stretch,model")
+    assert {name for _, name in train.cells(some)} == {"stretch", "model"}
 
 
 def test_impossible_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
