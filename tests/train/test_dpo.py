@@ -165,7 +165,7 @@ def test_training_again_from_any_checkpoint_ends_in_the_same_bytes(
 
 def test_the_rate_is_a_tenth_of_that_for_answers() -> None:
     base = tiny_base()
-    settled = dpo.settle(resolve(DpoConfig, {}, environment={}), base, examples=80)
+    settled = dpo.settle(resolve(DpoConfig, {}, environment={}), base, range(80))
     answers = auto.learning_rate(base.parameters, False)[0]
     assert settled.config.learning_rate == pytest.approx(answers / 10)
     assert settled.origins["learning_rate"].endswith("a tenth of it for preferences")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.train import small
 from weft.errors import UsageError
 from weft.generate.engine import Request, answer
 from weft.generate.sampling_config import Sampling
@@ -41,7 +42,7 @@ def _examples() -> list[Conversation]:
 
 
 def _settled(base: Base, **flags: Any) -> Resolved[SftConfig]:
-    return sft.settle(resolve(SftConfig, flags), base, 48)
+    return sft.settle(resolve(SftConfig, flags), base, small.examples(48))
 
 
 def _stopped(base: Base, examples: list[Conversation]) -> int:
@@ -61,7 +62,7 @@ def test_auto_trains_the_row_only_where_the_base_never_learned_it(shared: Path) 
         in (unlearned.origins["train_end_token"])
     )
     assert _settled(stories, full=True).origins["train_end_token"] == "auto: every parameter is trained"
-    preferences = dpo.settle(resolve(DpoConfig, {"train_tokens": "none"}), stories, 48)
+    preferences = dpo.settle(resolve(DpoConfig, {"train_tokens": "none"}), stories, range(48))
     assert preferences.config.train_end_token == "always"
     with_words = _settled(stories)
     assert with_words.config.train_end_token == "never"

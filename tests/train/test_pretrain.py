@@ -118,7 +118,7 @@ def test_full_fine_tuning_learns_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_auto_is_resolved_with_its_reasons() -> None:
     base = tiny_base()
-    settled = pretrain.settle(resolve(PretrainConfig, {}, environment={}), base, 40)
+    settled = pretrain.settle(resolve(PretrainConfig, {}, environment={}), base, range(40))
     config = settled.config
     assert (config.max_tokens, config.epochs, config.validate_every, config.batch_size) == (256, 4, 10, 4)
     assert config.learning_rate == auto.learning_rate(base.parameters, False)[0]

@@ -206,13 +206,13 @@ def test_a_validation_loss_that_is_not_finite_is_a_failure_too(tmp_path: Path, m
 
 def test_auto_is_settled_and_says_from_what() -> None:
     base = tiny_base()
-    settled = sft.settle(resolve(SftConfig, {}, environment={}), base, examples=80)
+    settled = sft.settle(resolve(SftConfig, {}, environment={}), base, _examples(80))
     assert settled.config.epochs == auto.epochs(80)[0]
     assert settled.config.learning_rate == auto.learning_rate(base.parameters, False)[0]
     assert (settled.config.validate_every, settled.config.max_tokens) == (5, 256)
     assert settled.origins["learning_rate"].startswith("auto: LoRA on ")
     assert settled.origins["seed"] == "default"
-    full = sft.settle(resolve(SftConfig, {"full": True, "epochs": 3}, environment={}), base, examples=80)
+    full = sft.settle(resolve(SftConfig, {"full": True, "epochs": 3}, environment={}), base, _examples(80))
     assert full.config.learning_rate == auto.learning_rate(base.parameters, True)[0] < settled.config.learning_rate
     assert (full.config.epochs, full.origins["epochs"]) == (3, "flag")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.train import small
 from weft.errors import UsageError
 from weft.models import lora
 from weft.models.token_rows import tables_with_rows
@@ -28,17 +29,19 @@ EXAMPLES = [
 
 
 def _config(base: Any, **flags: Any) -> SftConfig:
-    return sft.settle(resolve(SftConfig, {"lora": {"r": 4}, "epochs": 2, **flags}, environment={}), base, 6).config
+    return sft.settle(
+        resolve(SftConfig, {"lora": {"r": 4}, "epochs": 2, **flags}, environment={}), base, small.examples(6)
+    ).config
 
 
 def test_auto_means_the_tokens_seen_for_small_bases_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base()
-    settled = sft.settle(resolve(SftConfig, {}, environment={}), base, 6)
+    settled = sft.settle(resolve(SftConfig, {}, environment={}), base, small.examples(6))
     assert settled.config.train_tokens == "seen" and "under 50,000,000" in settled.origins["train_tokens"]
-    assert dpo.settle(resolve(DpoConfig, {}, environment={}), base, 6).config.train_tokens == "seen"
+    assert dpo.settle(resolve(DpoConfig, {}, environment={}), base, range(6)).config.train_tokens == "seen"
     assert _config(base, full=True).train_tokens == "none"
     monkeypatch.setattr(auto, "SMALL", base.parameters)
-    large = sft.settle(resolve(SftConfig, {}, environment={}), base, 6)
+    large = sft.settle(resolve(SftConfig, {}, environment={}), base, small.examples(6))
     assert large.config.train_tokens == "none" and f"{base.parameters:,} or more" in large.origins["train_tokens"]
     monkeypatch.undo()
     base.model.lm_head = torch.nn.Linear(32, 264)  # its bias cannot be carried

@@ -18,7 +18,7 @@ from weft.errors import DataError
 from weft.models.chat import Chat
 from weft.records import Conversation, Message, Tokens
 from weft.testing import byte_tokenizer, tiny_base
-from weft.train import sft
+from weft.train.rows import Rows
 from weft.train.sft_config import SftConfig
 
 CHAT = Chat(byte_tokenizer())
@@ -98,8 +98,7 @@ def test_training_goes_by_the_weights_whatever_it_is_told_otherwise(tmp_path: Pa
     learned = {}
     for learn in ("last", "all"):
         config = SftConfig.model_validate({"learn": learn, "max_tokens": 256})
-        rows, _ = sft._render(base, examples, config)
-        learned[learn] = [sum(row.learn) for row in rows]
+        learned[learn] = [sum(row.learn) for row in Rows(base, examples, config).as_served]
     one = len("say 0") + 1  # and its end token
     assert learned == {"last": [one, 2 * one, 2 * one, one], "all": [one, 2 * one, 2 * one, 2 * one]}
 

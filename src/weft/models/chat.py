@@ -20,7 +20,7 @@ from typing import Any, Literal
 from weft.errors import ModelError, UsageError
 from weft.models import tool_form
 from weft.models.disguise import Disguise
-from weft.models.encode import Encoder
+from weft.models.encode import Cut, Encoder
 from weft.models.frame import Frame, Frames, Given, Place, roles_of
 from weft.models.template import Template
 from weft.models.turns import Said, Tool
@@ -123,11 +123,16 @@ class Chat:
         return self._encoder.decode(ids, continued=True)
 
     def example(
-        self, messages: Sequence[Message], *, learn: Literal["last", "all"] | Collection[int] = "last"
+        self,
+        messages: Sequence[Message],
+        *,
+        learn: Literal["last", "all"] | Collection[int] = "last",
+        cut: Cut | None = None,
     ) -> Tokens:
         """A conversation that ends in its ideal answer, as ids with what is learned: the answer and its end token.
 
         `all` learns every assistant turn, each after exactly its own prompt; places in `messages` choose among them.
+        `cut` takes the user's words apart, all else is as it is served.
         Raises ModelError where the template renders earlier turns otherwise than last ones, UsageError where the last
         message is not the assistant's.
         """
@@ -151,7 +156,8 @@ class Chat:
         for part in frame.before:
             if isinstance(part, Place):
                 closes = part.slot.message in wanted
-                add(self._words(part, messages), closes)
+                said_by_user = messages[part.slot.message].role == "user"
+                add(self._words(part, messages, cut if said_by_user else None), closes)
             else:
                 head = 1 if closes else 0
                 add(part[:head], True)
@@ -232,9 +238,9 @@ class Chat:
             ids.extend(self._words(part, messages) if isinstance(part, Place) else part)
         return ids
 
-    def _words(self, place: Place, messages: Sequence[Said]) -> list[int]:
+    def _words(self, place: Place, messages: Sequence[Said], cut: Cut | None = None) -> list[int]:
         content = place.slot.clean(messages[place.slot.message].content)
-        return self._encoder.text(place.lead + content, continued=place.continued)
+        return self._encoder.text(place.lead + content, continued=place.continued, cut=cut)
 
 
 def _choose(tokenizer: Any, template: str | None) -> tuple[str, str]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer
 
 from weft.errors import ModelError
+
+Cut: TypeAlias = Callable[[Tokenizer, str], list[int]]
+"""Another way to take a text apart than the tokenizer's own (`bpe_dropout.py`)."""
 
 
 class Encoder:
@@ -46,8 +49,10 @@ class Encoder:
         self._starting = _plain(backend, continued=False)
         self._continued = _plain(backend, continued=True)
 
-    def text(self, text: str, *, continued: bool) -> list[int]:
+    def text(self, text: str, *, continued: bool, cut: Cut | None = None) -> list[int]:
         """A person's text as ids; `continued`: ordinary text stands directly before it. Never a control token.
+
+        `cut` takes it apart where it is given and does not meet a control token.
 
         Raises ModelError where the tokenizer knows no other way to write a control token's text.
         """
@@ -56,11 +61,14 @@ class Encoder:
             if position % 2:
                 ids.append(self._blank[part])
             elif part:
-                ids += self._without_control(part, continued or position > 0)
+                ids += self._without_control(part, continued or position > 0, cut)
         return ids
 
-    def _without_control(self, text: str, continued: bool) -> list[int]:
-        encoding = (self._continued if continued else self._starting).encode(text, add_special_tokens=False)
+    def _without_control(self, text: str, continued: bool, cut: Cut | None = None) -> list[int]:
+        plain = self._continued if continued else self._starting
+        if cut is not None and self.control.isdisjoint(ids := cut(plain, text)):
+            return ids
+        encoding = plain.encode(text, add_special_tokens=False)
         bad = [i for i, id_ in enumerate(encoding.ids) if id_ in self.control and id_ != self._unknown]
         if not bad:
             return encoding.ids

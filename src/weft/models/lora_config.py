@@ -20,7 +20,7 @@ class LoraConfig(Config):
     alpha: float = Field(default=32.0, gt=0)
     """Strength: the update is scaled by `alpha / r` (with `rslora` by `alpha / sqrt(r)`)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """Share of inputs to the adapter that training drops at random; `auto`: 0.1 for answers on bases of under 50
+    """Share of inputs to the adapter that training drops at random; `auto`: 0.1 for labels on bases of under 50
     million parameters, else none."""
     targets: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
     """Layers with an adapter: `all-linear` (all but the output head), or names and patterns (`q_proj`, `*.mlp.*`)."""

@@ -50,7 +50,7 @@ def train_on_documents(
     packs = f"    {len(own.packs):,} packs of at most {writer.longest:,} tokens, documents as {writer.marks}"
     progress.say(f"{packs}; {mix.replayed:,} packs of general text beside them in each epoch" if general else packs)
     settings: Resolved[PretrainConfig] = training_part(wanted.settings, PretrainConfig)
-    pretrain.rehearse(base, mix, held_out, pretrain.settle(settings, base, len(mix)).config)
+    pretrain.rehearse(base, mix, held_out, pretrain.settle(settings, base, mix).config)
     also = {"replay_sha256": general.documents.sha256} if general else {}
     run = open_run(wanted, base, known.sha256, route, **also)
     with run.locked():

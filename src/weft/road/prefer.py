@@ -55,7 +55,7 @@ def train_on_pairs(
     for finding in _flaws(dataset)[:MOST_TOLD]:
         progress.say(f"    {finding.severity}: line {finding.line}: {finding.message}")
     settings = training_part(wanted.settings, DpoConfig)
-    dpo.rehearse(base, parts.train, parts.validation, dpo.settle(settings, base, len(parts.train)).config)
+    dpo.rehearse(base, parts.train, parts.validation, dpo.settle(settings, base, parts.train).config)
     run = open_run(wanted, base, dataset.sha256, route)
     with run.locked():
         record = tune(run, base, parts.train, parts.validation, settings, progress)

@@ -39,7 +39,7 @@ def tune(
         return run.read_json("training.json")
     methods: dict[type, Any] = {DpoConfig: dpo, PretrainConfig: pretrain}
     method = methods.get(type(settings.config), sft)
-    settings = method.settle(settings, base, len(train))
+    settings = method.settle(settings, base, train)
     run.write_json("train-settings.json", settings.to_json())
     told = stop or Stop()
     also: dict[str, Any] = {"stop": told}

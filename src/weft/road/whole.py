@@ -116,7 +116,7 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
     prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress)
     settled = settled_without_arms(prepared.task, prepared.findings, sizes=prepared.sizes)
     if settled is None:
-        training = sft.settle(training_part(wanted.settings), base, len(prepared.split.train)).config
+        training = sft.settle(training_part(wanted.settings), base, prepared.split.train).config
         sft.rehearse(base, prepared.split.train, prepared.split.validation, training, prepared.task)
     run = open_run(wanted, base, prepared.dataset.sha256, route)
     return Begun(run, wanted.settings, base, prepared, passages, settled)

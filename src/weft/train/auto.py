@@ -34,20 +34,34 @@ def preference_rate(parameters: int, full: bool) -> tuple[float, str]:
     return _rounded(rate / 10), f"{why}; a tenth of it for preferences"
 
 
-def dropout(parameters: int) -> tuple[float, str]:
-    """The share of an adapter's inputs that is dropped, and why.
+def dropout(parameters: int, labels: bool) -> tuple[float, str]:
+    """The share of an adapter's inputs that is dropped, and why. `labels`: whether the answers are labels.
 
     A small base learns the examples by heart before it has learned from them: decision 12 has what was measured with
     the embedded one. Larger bases were not tried, and have none, as with the peers.
     """
+    if not labels:
+        return 0.0, "dropout auto: the answers are no labels"
     if parameters < SMALL:
-        return 0.1, f"dropout auto: {parameters:,} parameters, under {SMALL:,}"
+        return 0.1, f"dropout auto: labels, on {parameters:,} parameters, under {SMALL:,}"
     return 0.0, f"dropout auto: {parameters:,} parameters, {SMALL:,} or more"
 
 
 def no_dropout(_parameters: int) -> tuple[float, str]:
     """For methods with which nothing was measured."""
     return 0.0, "dropout auto: none with this method"
+
+
+def bpe_dropout(parameters: int, labels: bool) -> tuple[float, str]:
+    """The share of merges to leave out in questions, and why. `labels`: whether the answers are labels.
+
+    Measured with the embedded base (decision 13): labels gain, answers that repeat the question's words lose.
+    """
+    if not labels:
+        return 0.0, "auto: the answers are no labels"
+    if parameters >= SMALL:
+        return 0.0, f"auto: {parameters:,} parameters, {SMALL:,} or more"
+    return 0.1, f"auto: labels, on {parameters:,} parameters, under {SMALL:,}"
 
 
 def epochs(examples: int) -> tuple[int, str]:
@@ -57,6 +71,12 @@ def epochs(examples: int) -> tuple[int, str]:
     """
     count = max(4, min(10, round(60_000 / max(examples, 1))))
     return count, f"auto: {examples:,} training examples, at most 10, at least 4"
+
+
+def epochs_anew(examples: int) -> tuple[int, str]:
+    """The same where each epoch has the questions' words in other pieces: there is more to learn from them."""
+    count = max(4, min(12, round(85_000 / max(examples, 1))))
+    return count, f"auto: {examples:,} training examples, in other pieces each time, at most 12, at least 4"
 
 
 def validate_every(steps_per_epoch: int) -> tuple[int, str]:

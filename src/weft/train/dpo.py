@@ -8,7 +8,7 @@ the optimizer step. What every method does alike at a step is in `steps.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,9 +56,9 @@ class Pair:
         return len(self.chosen.ids) + len(self.rejected.ids)
 
 
-def settle(settings: Resolved[DpoConfig], base: Base, examples: int) -> Resolved[DpoConfig]:
+def settle(settings: Resolved[DpoConfig], base: Base, train: Sized) -> Resolved[DpoConfig]:
     """The same settings with every `auto` resolved from the base and the number of training pairs."""
-    return settled(settings, base, examples, auto.preference_rate)
+    return settled(settings, base, train, auto.preference_rate)
 
 
 def rehearse(base: Base, train: Sequence[Preference], validation: Sequence[Preference], config: DpoConfig) -> None:

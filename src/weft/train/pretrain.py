@@ -8,7 +8,7 @@ nothing is `from_scratch.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 from weft.models.load import Base
@@ -43,15 +43,15 @@ class HeldOut:
     replay: tuple[Tokens, ...] = ()
 
 
-def settle(settings: Resolved[PretrainConfig], base: Base, packs: int) -> Resolved[PretrainConfig]:
-    """The same settings with every `auto` resolved from the base and the number of packs in an epoch."""
+def settle(settings: Resolved[PretrainConfig], base: Base, train: Sized) -> Resolved[PretrainConfig]:
+    """The same settings with every `auto` resolved from the base and the number of packs in an epoch, of `train`."""
     if settings.config.max_tokens == "auto":
         why = f"auto: the context of {base.name}, at most {LONGEST:,}"
         settings = settings.replace(why, max_tokens=longest_row(settings.config, base))
     if settings.config.epochs == "auto":
         why = "auto: text repeated up to 4 times teaches nearly what new text does (Muennighoff et al. 2023)"
         settings = settings.replace(why, epochs=EPOCHS)
-    return settled(settings, base, packs, auto.learning_rate)
+    return settled(settings, base, train, auto.learning_rate)
 
 
 def longest_row(config: PretrainConfig, base: Base) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import TypeVar
 
 from weft.models import precision
@@ -20,13 +20,14 @@ C = TypeVar("C", bound=TuningConfig)
 def settled(
     settings: Resolved[C],
     base: Base,
-    examples: int,
+    train: Sized,
     learning_rate: Callable[[int, bool], tuple[float, str]],
     dropout: Callable[[int], tuple[float, str]] = auto.no_dropout,
+    epochs: Callable[[int], tuple[int, str]] = auto.epochs,
 ) -> Resolved[C]:
-    """The same settings with every `auto` resolved from the base and the number of training examples.
+    """The same settings with every `auto` resolved from the base and the number of training examples `train`.
 
-    `learning_rate(parameters, full)` and `dropout(parameters)` are the method's own rules.
+    `learning_rate(parameters, full)`, `dropout(parameters)` and `epochs(examples)` are the method's own rules.
     """
     config = settings.config
     if config.learning_rate == "auto":
@@ -37,8 +38,8 @@ def settled(
         origin = settings.origins["lora"]
         settings = settings.replace(f"{origin}, {why}", lora={**config.lora.model_dump(), "dropout": share})
     if config.epochs == "auto":
-        epochs, why = auto.epochs(examples)
-        settings = settings.replace(why, epochs=epochs)
+        count, why = epochs(len(train))
+        settings = settings.replace(why, epochs=count)
     if config.precision == "auto":
         settings = settings.replace(
             "auto: what the processor multiplies", precision=precision.for_training(base.device)
@@ -52,6 +53,6 @@ def settled(
         needed, why = train_end_token(base, settings.config)
         settings = settings.replace(why, train_end_token="always" if needed else "never")
     if config.validate_every == "auto":
-        every, why = auto.validate_every(math.ceil(examples / config.batch_size))
+        every, why = auto.validate_every(math.ceil(len(train) / config.batch_size))
         settings = settings.replace(why, validate_every=every)
     return settings

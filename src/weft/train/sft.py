@@ -7,11 +7,13 @@ best validation are what is published. What every method does alike at a step is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from weft.errors import TrainError, UsageError
+from weft.errors import UsageError
+from weft.graders.shape import are_labels
 from weft.models.load import Base
 from weft.progress import Progress
-from weft.records import Conversation, Tokens
+from weft.records import Conversation
 from weft.runs import Run
 from weft.settings import Resolved
 from weft.tasks import Task
@@ -22,6 +24,7 @@ from weft.train.fit import Fit
 from weft.train.judge import Judge
 from weft.train.likelihood import Told, add_gradient, look, step_measures
 from weft.train.needs import keep, require_memory
+from weft.train.rows import Rows, bpe_dropout
 from weft.train.settle import settled
 from weft.train.sft_config import SftConfig
 from weft.train.sharded import frozen, together
@@ -30,9 +33,15 @@ from weft.train.stop import Stop
 from weft.train.vocabulary import require_tokens, tokens_to_train
 
 
-def settle(settings: Resolved[SftConfig], base: Base, examples: int) -> Resolved[SftConfig]:
-    """The same settings with every `auto` resolved from the base and the number of training examples."""
-    return settled(settings, base, examples, auto.learning_rate, auto.dropout)
+def settle(settings: Resolved[SftConfig], base: Base, train: Sequence[Conversation]) -> Resolved[SftConfig]:
+    """The same settings with every `auto` resolved from the base and the training examples."""
+    labels = are_labels([example.answer for example in train])
+    if settings.config.bpe_dropout == "auto":
+        share, why = bpe_dropout(base, labels)
+        settings = settings.replace(why, bpe_dropout=share)
+    epochs = auto.epochs_anew if settings.config.merges_left_out else auto.epochs
+    dropout = partial(auto.dropout, labels=labels)
+    return settled(settings, base, train, auto.learning_rate, dropout, epochs)
 
 
 def rehearse(
@@ -48,8 +57,8 @@ def rehearse(
     """
     if task is not None:
         Judge.of(base, task, train, validation, config)
-    rows, _ = _render(base, train, config)
-    held_out, _ = _render(base, validation, config)
+    rows = Rows(base, train, config).as_served
+    held_out = Rows(base, validation, config).as_served
     require_ending(base, config)
     require_tokens(base, config)
     require_memory(base, [*rows, *held_out], config.batch_size, config, tokens_to_train(base, config, rows))
@@ -72,17 +81,19 @@ def train(
     """
     if config.stop_on != "loss" and judge is None:
         raise UsageError(f"--stop-on {config.stop_on}: nothing here grades answers. Leave it out.")
-    rows, skipped = _render(base, train, config)
-    held_out, _ = _render(base, validation, config)
-    lengths = [len(row.ids) for row in rows]
-    tokens = tokens_to_train(base, config, rows)
-    plan = keep(run, require_memory(base, [*rows, *held_out], config.batch_size, config, tokens), progress)
-    steps = Steps(run, base, config, len(rows), progress, stop, config.stop_on, tokens)
+    rows = Rows(base, train, config)
+    held_out = Rows(base, validation, config).as_served
+    served = rows.as_served
+    lengths = [len(row.ids) for row in served]
+    first = rows.of(range(len(served)), epoch=0)
+    tokens = tokens_to_train(base, config, [*served, *first])
+    plan = keep(run, require_memory(base, [*first, *held_out], config.batch_size, config, tokens), progress)
+    steps = Steps(run, base, config, len(served), progress, stop, config.stop_on, tokens)
     fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
     count = hands(base.model, config.batch_size)
 
-    def learn(part: Sequence[int], learned: int) -> Told:
-        mine = [rows[i] for i in part]
+    def learn(part: Sequence[int], epoch: int, learned: int) -> Told:
+        mine = rows.of(part, epoch)
         return fit(lambda most: add_gradient(base, mine, learned, most, config, config.neftune_alpha))
 
     with (
@@ -91,9 +102,9 @@ def train(
         together(learn, steps.parameters, count, base.model) as crew,
     ):
         for batch in steps.batches(lengths):
-            learned = sum(sum(rows[i].learn) for i in batch)
-            parts = shares([rows[i] for i in batch], crew.count)
-            told = crew([([batch[i] for i in part], learned) for part in parts])
+            learned = sum(sum(served[i].learn) for i in batch)
+            parts = shares([served[i] for i in batch], crew.count)
+            told = crew([([batch[i] for i in part], steps.epoch, learned) for part in parts])
             steps.update(tokens=sum(lengths[i] for i in batch), **step_measures(told, learned))
 
             if steps.look_due:
@@ -101,22 +112,4 @@ def train(
                 steps.look(**fit(lambda most: look(base, held_out, most, config)), **scores)
             steps.save_if_due()
 
-    return steps.publish(skipped)
-
-
-def _render(base: Base, examples: Sequence[Conversation], config: SftConfig) -> tuple[list[Tokens], list[int]]:
-    """Examples as tokens, and the lines of those that are too long."""
-    if not examples:
-        raise TrainError(
-            "there are no validation examples, so nothing tells when to stop: near-duplicates stay in one part, and "
-            "these questions are all alike. Add examples that differ."
-        )
-    rendered = [base.chat.example(example.messages, learn=example.learned(config.learn)) for example in examples]
-    most = min(int(config.max_tokens), base.context)
-    rows = [row for row in rendered if len(row.ids) <= most]
-    if not sum(sum(row.learn) for row in rows):
-        raise TrainError(
-            f"none of the {len(examples)} examples leaves a token to learn within {most} tokens. "
-            "Raise --max-tokens, use a base with a longer context, or shorten the examples."
-        )
-    return rows, [example.line for example, row in zip(examples, rendered, strict=True) if len(row.ids) > most]
+    return steps.publish(rows.skipped)

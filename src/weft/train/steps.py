@@ -83,6 +83,11 @@ class Steps:
         """What learns."""
         return self._learner.parameters
 
+    @property
+    def epoch(self) -> int:
+        """The pass over the examples that the next step belongs to, from 0."""
+        return self.state.step // self._per_epoch
+
     def listening(self) -> contextlib.AbstractContextManager[None]:
         """Inside, SIGTERM is an order to stop between two steps. To be entered before other processes are forked."""
         return by_terminate(self._stop)
@@ -103,11 +108,10 @@ class Steps:
         known, batches = -1, []
         while not self._over():
             self._leave_if_told()
-            epoch, position = divmod(self.state.step, self._per_epoch)
-            if epoch != known:
-                batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, epoch)
-                known = epoch
-            yield batches[position]
+            if self.epoch != known:
+                known = self.epoch
+                batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, known)
+            yield batches[self.state.step % self._per_epoch]
         value = self.state.best_loss if self._goal == "loss" else self.state.best_score
         best = f"best validation {self._goal} {value:.4f} at step {self.state.best_step}"
         self._progress.finish(f"{self._stopped}; {best}")

@@ -47,7 +47,7 @@ def learn(order: Order, reporter: Reporter) -> Word:
         go_on_from(base, Path(order.start), wanted.config.lora)
     method = _METHODS[order.method]
     settings = hyperparameters.settled(
-        wanted, lambda known: method.settle(known, base, len(examples.train)), order.hyperparameters
+        wanted, lambda known: method.settle(known, base, examples.train), order.hyperparameters
     )
     try:
         run = Run.create(folder, _record(order, examples, base, settings, route))
