@@ -7,14 +7,17 @@ Says `first step` then. The same adapter and batch as weft's defaults. Runs in t
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
+from typing import Any
 
-from datasets import load_dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+
+trl: Any = importlib.import_module("trl")
+datasets: Any = importlib.import_module("datasets")
 
 
 class _Tell(TrainerCallback):
@@ -25,9 +28,9 @@ class _Tell(TrainerCallback):
 
 def main(data: str, base: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        SFTTrainer(
+        trl.SFTTrainer(
             model=base,
-            args=SFTConfig(
+            args=trl.SFTConfig(
                 output_dir=folder,
                 per_device_train_batch_size=16,
                 assistant_only_loss=True,
@@ -37,7 +40,7 @@ def main(data: str, base: str) -> None:
                 report_to=[],
                 disable_tqdm=True,
             ),
-            train_dataset=load_dataset("json", data_files=data, split="train", cache_dir=folder),
+            train_dataset=datasets.load_dataset("json", data_files=data, split="train", cache_dir=folder),
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
             callbacks=[_Tell()],
         ).train()
