@@ -70,13 +70,15 @@ def _until(command: Sequence[str], there: Callable[[subprocess.Popen[bytes]], bo
         started = time.perf_counter()
         with subprocess.Popen(command, stdout=said, stderr=said, env=environment) as process:
             try:
-                while not there(process):
-                    if process.poll() is not None or time.perf_counter() - started > _MOST:
+                while True:
+                    ended = process.poll() is not None  # first: it may end between two looks
+                    if there(process):
+                        return time.perf_counter() - started
+                    if ended or time.perf_counter() - started > _MOST:
                         said.seek(0)
                         end = said.read().decode(errors="replace")[-2000:]
                         raise RunError(f"{' '.join(command[1:4])}: no first step.\n{end}")
                     time.sleep(_LOOK)
-                return time.perf_counter() - started
             finally:
                 process.kill()
 

@@ -17,6 +17,11 @@ def test_a_process_is_ended_when_its_first_step_is_there(tmp_path: Path) -> None
     assert 0 < start._until([sys.executable, "-c", code], lambda _: mark.exists()) < 30
 
 
+def test_a_process_that_ends_well_between_two_looks_has_not_failed() -> None:
+    looks = iter([False, True])  # alive when first asked, gone when asked why
+    assert start._until([sys.executable, "-c", ""], lambda process: process.wait() == 0 and next(looks)) > 0
+
+
 def test_a_contestant_that_fails_is_told_with_what_it_said() -> None:
     with pytest.raises(RunError, match=r"-c raise SystemExit\('no room'\): no first step\.\nno room"):
         start._until([sys.executable, "-c", "raise SystemExit('no room')"], lambda process: process.poll() == 0)
