@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from tests.train import small
-from weft.errors import UsageError
+from weft.errors import Stopped, UsageError
 from weft.models.load import NANO, Base, load
 from weft.progress import Silent
 from weft.records import Conversation, Message
@@ -22,6 +22,7 @@ from weft.testing import tiny_base
 from weft.train import auto, sft
 from weft.train.rows import Rows
 from weft.train.sft_config import SftConfig
+from weft.train.steps import Steps
 from weft.train.stop import Stop
 
 WORDS = ("returned parcels", "unanswered complaints", "cancelled subscriptions", "damaged headphones")
@@ -76,31 +77,30 @@ def test_a_row_that_pieces_would_make_too_long_stays_as_it_is_served(nano: Base)
         assert len(learned.ids) <= longest and (learned == served or len(served.ids) < longest)
 
 
-def test_training_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path) -> None:
-    class After(Stop):
-        """An order that comes after so many steps."""
+def test_training_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Steps.update
 
-        def __init__(self, steps: int) -> None:
-            super().__init__()
-            self.left = steps
+    def train(folder: Path, last: int = 8, **values: Any) -> dict[str, bytes]:
+        """`last`: the step after which it is told to stop."""
+        stop = Stop()
 
-        @property
-        def ordered(self) -> bool:  # type: ignore[override]
-            self.left -= 1
-            return self.left < 0
+        def updated(steps: Steps, **told: Any) -> None:
+            update(steps, **told)
+            if steps.state.step == last < 8:
+                stop.order()
 
-    def train(folder: Path, stop: Stop | None, **values: Any) -> dict[str, bytes]:
+        monkeypatch.setattr(Steps, "update", updated)
         run = Run.open(folder) if folder.exists() else Run.create(folder, {"run": {}})
         rows = _questions(16)
         config = _config(validate_every=100, **values)
         sft.train(run, load(NANO, device="cpu"), rows, rows[:2], config, Silent(), stop)
         return small.published(run)
 
-    whole = train(tmp_path / "whole", None)
-    with pytest.raises(Exception, match="told to stop, and stopped after step 5 of 8"):
-        train(tmp_path / "parts", After(5))
-    assert train(tmp_path / "parts", None) == whole
-    assert train(tmp_path / "other", None, bpe_dropout=0) != whole
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Stopped, match="told to stop, and stopped after step 5 of 8"):
+        train(tmp_path / "parts", last=5)
+    assert train(tmp_path / "parts") == whole
+    assert train(tmp_path / "other", bpe_dropout=0) != whole
 
 
 def test_auto_cuts_questions_for_labels_on_small_bases_alone(nano: Base, monkeypatch: pytest.MonkeyPatch) -> None:
