@@ -1,7 +1,8 @@
 """AdamW as torch computes it (fused, decoupled weight decay), called as the function that its class calls.
 
-The class itself imports torch's compiler when it is made, which costs every start of a training a second and 80 MB
-though nothing is compiled. State has torch's names and shapes: a checkpoint written by either is read by the other.
+The class itself imports torch's compiler when it is made, which costs every start of a training time and memory though
+nothing is compiled (`scripts/bench start`). State has torch's names and shapes: a checkpoint written by either is read
+by the other.
 Loshchilov and Hutter 2019, arXiv:1711.05101; pytorch/pytorch 2.13, `torch/optim/adam.py`.
 """
 
