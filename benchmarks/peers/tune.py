@@ -19,6 +19,9 @@ GAIN = 0.98
 LIMIT_SECONDS, LIMIT_TIMES = 180.0, 6.0
 """A try may take this long, or this many times the whole try of the best so far, whichever is more."""
 COMPILE_SECONDS = 900.0
+"""What is compiled may take this long."""
+DEFAULT_SECONDS = 900.0
+"""So may a peer's default setting: without it the cell has no truth, and it may be ten times as slow as the best."""
 LOSS_ERROR = {"fp32": 1e-4, "bf16": 2e-2}
 """Largest relative difference of the first loss; by the numbers of the setting, not of the table."""
 
@@ -61,7 +64,7 @@ def tune(peer: str, cell: Cell, attempt: Try, truth: float | None = None, *, com
         nonlocal best, longest, default, truth
         if str(setting) in tried:
             return
-        limit = max(COMPILE_SECONDS, longest) if setting.compiled else longest
+        limit = max(DEFAULT_SECONDS if best is None else COMPILE_SECONDS if setting.compiled else longest, longest)
         try:
             found = attempt(setting, limit)
         except (RunError, TimeoutError) as error:

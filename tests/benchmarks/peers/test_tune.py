@@ -45,7 +45,7 @@ def test_bf16_may_round_the_loss_and_packing_may_change_it() -> None:
     assert tuned.setting.batching == "packed" and tuned.tried["bf16 weights"] == 1.0
 
 
-def test_failures_and_slowness_are_told_with_their_reason_and_a_compiler_gets_more_time() -> None:
+def test_failures_and_slowness_are_told_with_their_reason_and_defaults_and_compilers_get_more_time() -> None:
     limits: dict[str, float] = {}
 
     def attempt(setting: Setting, limit: float) -> Attempt:
@@ -60,6 +60,7 @@ def test_failures_and_slowness_are_told_with_their_reason_and_a_compiler_gets_mo
     assert tuned.setting == Setting()
     assert tuned.tried["fp32 + packed"] == "no answer within 180 s"
     assert "process ended" in tuned.tried["fp32 + allocator"]
+    assert limits["fp32"] == 900.0
     assert limits["fp32 + packed"] == 300.0
     if shutil.which("g++"):
         assert limits["fp32 + compile"] == 900.0
