@@ -152,8 +152,7 @@ class EchoEngine:
         """Makes constraints, which change nothing here."""
         from weft.generate.constrain import Grammars
 
-        vocabulary = self.base.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-        return Grammars(self.base.chat.tokenizer, vocabulary, self.base.chat.end_ids)
+        return Grammars(self.base.chat.tokenizer, self.base.vocabulary, self.base.chat.end_ids)
 
     @property
     def longest(self) -> int:

@@ -254,6 +254,17 @@ def test_a_run_folder_with_damaged_settings_is_named(weft: Weft) -> None:
         assert (code, out) == (3, "") and "r/settings.json" in err and said in err
 
 
+def test_a_run_of_an_earlier_weft_names_the_settings_that_it_lacks(weft: Weft, tiny: str) -> None:
+    assert weft("train", "good.jsonl", "--base", tiny, "--out", "r", "--epochs", 1)[0] == 0
+    settings = json.loads(Path("r/settings.json").read_text())
+    del settings["run"]["structured_outputs"], settings["run"]["seed"]
+    Path("r/settings.json").write_text(json.dumps(settings))
+    for verb in ("run", "eval"):
+        code, out, err = weft(verb, "r")
+        assert (code, out) == (3, "") and "Start a new run with the file of examples" in err
+        assert "not the settings of a run of this weft (no structured_outputs, seed, which a weft before" in err
+
+
 def test_a_wrong_flag_for_an_existing_run_is_refused_in_words(weft: Weft, tiny: str) -> None:
     assert weft("train", "good.jsonl", "--base", tiny, "--out", "r", "--epochs", 1)[0] == 0
     code, _, err = weft("run", "r", "--batch-size", 0)

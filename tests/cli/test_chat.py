@@ -29,6 +29,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = {"base": str(folder / "tiny"), "system": "Be brief.", "epochs": 1, "learning_rate": 1e-2}
     train_only(str(folder / "a.jsonl"), str(folder / "run"), None, flags, Silent())
+    rows = [{"prompt": f"say {n}", "completion": json.dumps({"size": n % 7, "word": f"w{n}"})} for n in range(60)]
+    (folder / "json.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_only(str(folder / "json.jsonl"), str(folder / "held"), None, {**flags, "system": None}, Silent())
     return folder
 
 
@@ -58,7 +61,7 @@ def _reply(work: Path, name: str, system: str | None, *texts: str, limit: int = 
     from weft.records import Message
     from weft.road.open import open_model
 
-    base, _ = open_model(str(work / name))
+    base = open_model(str(work / name)).base
     messages = [Message("system", system)] if system else []
     reply = ""
     for text in texts:
@@ -79,6 +82,17 @@ def test_a_run_is_asked_with_the_system_message_of_its_training(weft: Weft, work
     assert replies == {"run": _reply(work, "run", "Be brief.", "say 3")}
     replies = json.loads(weft("run", "--prompt", "say 3", "--max-tokens", 8, "--system", "", "--json")[1])["replies"]
     assert replies == {"run": _reply(work, "run", None, "say 3")}
+
+
+def test_a_run_with_json_answers_replies_under_their_schema_unless_it_is_told_to_write_freely(
+    weft: Weft, work: Path
+) -> None:
+    asked = ["--prompt", "say 3", "--max-tokens", 120, "--json"]
+    held, free = (json.loads(weft("held", *asked, *more)[1])["replies"]["held"] for more in ([], ["--free"]))
+    assert list(json.loads(held)) == ["size", "word"]
+    assert free == _reply(work, "held", None, "say 3", limit=120) != held
+    other = json.loads(weft("tiny", "--prompt", "say 3", "--max-tokens", 8, "--json")[1])["replies"]["tiny"]
+    assert other == _reply(work, "tiny", None, "say 3")
 
 
 def test_two_models_answer_side_by_side(weft: Weft, work: Path) -> None:

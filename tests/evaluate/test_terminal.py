@@ -41,6 +41,15 @@ def test_the_terminal_says_the_numbers_of_the_report(sample):
     assert "near-duplicate: line 101" in text and "(and 11 more)" in " ".join(text.split())
 
 
+def test_answers_that_were_held_to_a_schema_are_said_to_be(sample):
+    report = sample("structured")
+    assert "held to the JSON schema" not in printed(report)
+    report |= {"schema": {"type": "object"}, "use": {**report["use"], "schema": "runs/x/schema.json"}}
+    text = " ".join(printed(report).split())
+    assert "All answers were held to the JSON schema of the training answers (structured outputs)." in text
+    assert "schema runs/x/schema.json" in text
+
+
 def test_a_number_is_never_parted_from_its_unit(sample):
     assert not any(line.lstrip().startswith("%") for line in printed(sample("structured"), 60).splitlines())
 

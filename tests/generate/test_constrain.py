@@ -90,6 +90,42 @@ def test_an_end_is_allowed_only_where_the_grammar_may_end(grammars: Grammars) ->
     assert matcher.done
 
 
+def test_one_token_is_taken_where_all_that_are_allowed_hold_it(grammars: Grammars) -> None:
+    rng = random.Random(3)
+    for _ in range(12):
+        matcher = grammars.json_schema(random_schema(rng)).start()
+        while not matcher.done:
+            mask = matcher.allowed(ENDS)
+            assert [matcher.takes(token, ENDS) for token in range(264)] == mask.tolist()
+            matcher.took(rng.choice([token for token in mask.nonzero().flatten().tolist() if token not in ENDS]))
+        assert [token for token in range(264) if matcher.takes(token, ENDS)] == sorted(ENDS)
+
+
+def test_a_whole_reply_is_accepted_and_nothing_else(grammars: Grammars) -> None:
+    constraint = grammars.json_schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    said = {
+        text: constraint.accepts(TOKENIZER.encode(text)) for text in ('{"a":1}', '{"a":1', '{"a":1}x', '{"a": 1}', "")
+    }
+    assert said == {'{"a":1}': True, '{"a":1': False, '{"a":1}x': False, '{"a": 1}': False, "": False}
+
+
+def test_a_schema_may_wish_for_blanks_behind_commas_and_colons_and_for_no_other_text(grammars: Grammars) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}}, "required": ["a", "b"]}
+    spaced = grammars.json_schema({**schema, "x-guidance": {"item_separator": ", ", "key_separator": ": "}})
+    assert spaced.accepts(TOKENIZER.encode('{"a": 1, "b": 2}')) and not spaced.accepts(
+        TOKENIZER.encode('{"a":1,"b":2}')
+    )
+    for wish in (
+        {"item_separator": "x", "key_separator": ["y"]},
+        {"item_separator": {}},
+        ["item_separator"],
+        "x",
+        None,
+    ):
+        plain = grammars.json_schema({**schema, "x-guidance": wish})
+        assert plain.accepts(TOKENIZER.encode('{"a":1,"b":2}'))
+
+
 def test_one_constraint_serves_many_replies_at_once(grammars: Grammars) -> None:
     constraint = grammars.regex("ab")
     first, second = constraint.start(), constraint.start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from tests.generate.conftest import alone as by_plain_passes
 from weft.errors import RunError, UsageError
 from weft.generate import engine
 from weft.generate.beside import go_beside
+from weft.generate.constrain import Grammars
 from weft.generate.engine import Request, Result, answer, stream
 from weft.generate.sampling_config import Sampling
 from weft.models import decoder, lora
@@ -275,3 +278,45 @@ def test_numbers_that_are_not_finite_end_the_work_in_words(made: Any, monkeypatc
     monkeypatch.setattr(base.model.lm_head, "forward", lambda x: x.new_full((len(x), 61), float("nan")))
     with pytest.raises(RunError, match="the model gave no finite number for the next token"):
         answer(base, [Request((5, 6))], Sampling(max_tokens=8))
+
+
+FORM = "[!-N]{0,6}"
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, list[Request], list[Request]]:
+    """A base that knows nothing and ends often, prompts to it, and the same held to a form that it sometimes keeps."""
+    base = load(str(save_base(tmp_path_factory.mktemp("held") / "base", seed=3)))
+    generator = torch.Generator().manual_seed(5)
+    free = [Request(tuple(torch.randint(0, 256, (9,), generator=generator).tolist())) for _ in range(40)]
+    with closing(Grammars(base.chat.tokenizer, base.vocabulary, base.chat.end_ids, seconds=30)) as grammars:
+        form = grammars.regex(FORM)
+    base.chat.end_ids = frozenset(range(94, 264))  # ids below are the printable characters
+    return base, free, [replace(request, constraint=form) for request in free]
+
+
+def test_replies_are_of_their_form_and_the_unaided_ones_are_what_the_model_says_freely(held: Any) -> None:
+    base, free, bound = held
+    wanted = answer(base, free, Sampling(max_tokens=7))
+    got = answer(base, bound, Sampling(max_tokens=7))
+    assert all(re.fullmatch(FORM, base.chat.decode(result.ids)) for result in got)
+    assert {result.finish_reason for result in got} == {"stop"}
+    assert all(result.unaided for result in wanted)
+    same = [one.ids == other.ids and other.finish_reason == "stop" for one, other in zip(got, wanted, strict=True)]
+    assert [result.unaided for result in got] == same
+    assert 0 < sum(same) < len(same)
+
+
+def test_held_and_free_rows_of_one_batch_do_not_disturb_each_other(held: Any) -> None:
+    base, free, bound = held
+    mixed = [pair[number % 2] for number, pair in enumerate(zip(free, bound, strict=True))]
+    expected = [answer(base, side, Sampling(max_tokens=7)) for side in (free, bound)]
+    assert answer(base, mixed, Sampling(max_tokens=7)) == [expected[n % 2][n] for n in range(len(mixed))]
+
+
+def test_drawn_replies_are_of_their_form_too(held: Any) -> None:
+    base, _, bound = held
+    for result in answer(base, bound, Sampling(max_tokens=7, temperature=1.5, seed=4)):
+        assert re.fullmatch(FORM, base.chat.decode(result.ids)) and not result.unaided
+    ids = stream(base, bound[0].prompt, Sampling(max_tokens=7, temperature=1.5), bound[0].constraint)
+    assert re.fullmatch(FORM, base.chat.decode(list(ids)))

@@ -218,6 +218,6 @@ def test_an_arm_is_measured_in_the_numbers_that_answering_uses(tmp_path: Path, m
         return answer(base, *rest)
 
     monkeypatch.setattr(run, "answer", watched)
-    run.measure(base, zero_shot("tuned"), rows, infer(rows), "validation", 4, Silent())
+    run.measure(base, zero_shot("tuned"), rows, run.Asking(infer(rows), 4), "validation", Silent())
     assert seen == {torch.bfloat16}
     assert base.model.lm_head.weight.dtype == torch.float32

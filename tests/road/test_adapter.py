@@ -45,8 +45,8 @@ def test_plain_peft_gives_the_logits_that_weft_talks_with(trained: Any, tiny: st
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(run.path("adapter"))).eval()
     assert (ours - _logits(theirs)).abs().max() <= 1e-4
     assert (ours - _logits(load(tiny).model)).abs().max() > 1e-2
-    assert torch.allclose(ours, _logits(open_model(str(run.folder))[0].model), atol=1e-5)
-    assert torch.allclose(ours, _logits(open_model(str(run.path("adapter")))[0].model), atol=1e-5)
+    assert torch.allclose(ours, _logits(open_model(str(run.folder)).base.model), atol=1e-5)
+    assert torch.allclose(ours, _logits(open_model(str(run.path("adapter"))).base.model), atol=1e-5)
 
 
 def test_a_full_fine_tuning_publishes_a_model_that_transformers_loads(trained: Any, tiny: str) -> None:

@@ -29,7 +29,8 @@ def test_what_only_training_solves_ends_in_fine_tune(taught: dict[str, Any]) -> 
     arms = {arm["name"]: arm["metrics"]["accuracy"]["value"] for arm in taught["arms"]}
     assert taught["verdict"]["choice"] == "fine-tune"
     assert arms["tuned"] == 1.0
-    assert max(value for name, value in arms.items() if name != "tuned") == 0.0
+    # Held to the schema, a base that knows nothing guesses among the topics.
+    assert max(value for name, value in arms.items() if name != "tuned") <= taught["verdict"]["control"]["high"]
     assert {arm["n"] for arm in taught["arms"]} == {taught["data"]["test"]}
     assert taught["verdict"]["comparison"]["p"] < 0.001
 

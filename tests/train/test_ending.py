@@ -109,7 +109,7 @@ def test_tuned_replies_stop_where_the_base_could_not_and_peft_agrees(shared: Pat
     adapter = run.path("adapter")
     written = json.loads((adapter / lora.ADAPTER_CONFIG).read_text())
     assert written["trainable_token_indices"] == {"model.embed_tokens": [base.chat.end_id]}
-    opened, _ = open_model(str(adapter))
+    opened = open_model(str(adapter)).base
     assert _stopped(opened, held_out) == _stopped(base, held_out)
     assert trained.trainable_parameters == sum(part.numel() for part in base.model.parameters() if part.requires_grad)
 

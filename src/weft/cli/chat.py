@@ -11,18 +11,23 @@ from weft.cli.options import flags, gather
 from weft.generate.sampling_config import Sampling
 
 if TYPE_CHECKING:
-    from weft.models.load import Base
     from weft.records import Message
+    from weft.road.open import Opened
 
 
 @click.command("chat", short_help="Talk to a base or a run, or to two side by side.")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--prompt", help="Ask this one question and leave.")
 @click.option("--system", help="System message; default: the one that the run was trained with.")
+@click.option("--free", is_flag=True, help="Hold no reply to the JSON schema that the run's answers were held to.")
 @click.option("--json", "as_json", is_flag=True, help="With --prompt: the replies as one JSON object on stdout.")
 @flags(Sampling)
-def command(models: tuple[str, ...], prompt: str | None, system: str | None, as_json: bool, **values: Any) -> None:
+def command(
+    models: tuple[str, ...], prompt: str | None, system: str | None, free: bool, as_json: bool, **values: Any
+) -> None:
     """Talk to MODELS: a base (`weft-nano`, a folder, a hub name), a run's folder, or an adapter's folder.
+
+    A run's model answers as it was measured: held to the JSON schema of the training answers, where they have one.
 
     Without --prompt each line read is a message; /new begins a new conversation, /quit or end of input leaves.
     """
@@ -37,7 +42,7 @@ def command(models: tuple[str, ...], prompt: str | None, system: str | None, as_
         raise click.UsageError("--json prints one answer: give the question with --prompt.")
     sampling = resolve(Sampling, gather(Sampling, values)).config
     precision.settle()
-    talks = [_Talk(name, *open_model(name), system, sampling) for name in models]
+    talks = [_Talk(name, open_model(name), system, free, sampling) for name in models]
     if prompt is not None:
         replies = {talk.name: talk.ask(prompt, quiet=as_json, label=len(talks) > 1) for talk in talks}
         if as_json:
@@ -60,11 +65,10 @@ def command(models: tuple[str, ...], prompt: str | None, system: str | None, as_
 class _Talk:
     """One model and what was said to it."""
 
-    def __init__(
-        self, name: str, base: Base, trained_system: str | None, system: str | None, sampling: Sampling
-    ) -> None:
-        self.name, self.base, self.sampling = name, base, sampling
-        self.system = system if system is not None else trained_system
+    def __init__(self, name: str, opened: Opened, system: str | None, free: bool, sampling: Sampling) -> None:
+        self.name, self.base, self.sampling = name, opened.base, sampling
+        self.system = system if system is not None else opened.system
+        self.constraint = None if free else opened.constraint
         self.messages: list[Message] = []
         self.restart()
 
@@ -87,7 +91,7 @@ class _Talk:
             click.echo(f"[{self.name}]")
         prompt = self.base.chat.prompt(self.messages)
         with frozen_as(self.base.model, for_answering(self.base)):  # as the arms were measured
-            for token in stream(self.base, prompt, self._within(len(prompt))):
+            for token in stream(self.base, prompt, self._within(len(prompt)), self.constraint):
                 ids.append(token)
                 whole = self.base.chat.decode(ids)
                 # A character may need several tokens: until then it decodes to a replacement sign, not to be shown.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from weft.evaluate.arms import Arm
 from weft.evaluate.score import summarise
@@ -22,27 +22,46 @@ from weft.progress import Progress
 from weft.records import Conversation, Grade, Scorecard, SplitName
 from weft.tasks import Task
 
-ROOM_FACTOR = 1.1
-"""Answers may be this much longer than the longest training answer before they are cut."""
+if TYPE_CHECKING:
+    from weft.generate.constrain import Constraint
+
+ROOM_FACTOR, HELD_FACTOR = 1.1, 2.0
+"""Answers may be this much longer than the longest training answer before they are cut; those that are held to a form
+need more, since their form ends them and a cut breaks it."""
 
 
-def answer_limit(chat: Chat, train: Sequence[Conversation], context: int) -> int:
+@dataclass(frozen=True)
+class Asking:
+    """How all arms are asked, and by what their answers are judged."""
+
+    task: Task
+    limit: int
+    """Most tokens of an answer."""
+    constraint: Constraint | None = None
+    """What an answer is held to."""
+
+
+def answer_limit(chat: Chat, train: Sequence[Conversation], context: int, factor: float = ROOM_FACTOR) -> int:
     """Most tokens that an answer gets: from the training answers' lengths, at most half of the context."""
     longest = max(sum(chat.example(example.messages).learn) for example in train)
-    return min(math.ceil(longest * ROOM_FACTOR) + 4, context // 2)
+    return min(math.ceil(longest * factor) + 4, context // 2)
 
 
 def measure(
     base: Base,
     arm: Arm,
     rows: Sequence[Conversation],
-    task: Task,
+    asking: Asking,
     split: SplitName,
-    limit: int,
     progress: Progress,
 ) -> Scorecard:
-    """The arm's scorecard on `rows`. Also scores the expected answers (`log_loss`: mean nats per token)."""
+    """The arm's scorecard on `rows`. Also scores the expected answers (`log_loss`: mean nats per token).
+
+    Where answers are held to a form, `format_unaided` counts those in the right form to which the model came by
+    itself, so that nothing had to be forbidden to it.
+    """
     started = time.monotonic()
+    task, limit = asking.task, asking.limit
     progress.start(f"{arm.name} on {split}", len(rows), "rows")
     requests: dict[int, Request] = {}
     for number, row in enumerate(rows):
@@ -50,7 +69,7 @@ def measure(
         prompt = base.chat.prompt(messages)
         whole = base.chat.example((*messages, row.messages[-1]))
         if len(prompt) + limit <= base.context and len(whole.ids) <= base.context:
-            requests[number] = Request(tuple(prompt), whole.ids[len(prompt) :])
+            requests[number] = Request(tuple(prompt), whole.ids[len(prompt) :], asking.constraint)
     with precision.frozen_as(base.model, precision.for_answering(base)):
         results = answer(base, list(requests.values()), Sampling(max_tokens=limit), progress.advance)
     seconds = time.monotonic() - started
@@ -62,6 +81,9 @@ def measure(
         result = by_row.get(number)
         text = base.chat.decode(result.ids) if result else ""
         grade = task.grade(text, row.answer)
+        if asking.constraint is not None:
+            kept = grade.scores["format_consistency"] if result and result.unaided else 0.0
+            grade = replace(grade, scores={**grade.scores, "format_unaided": kept})
         if result and result.log_loss is not None:
             grade = replace(grade, scores={**grade.scores, "log_loss": result.log_loss})
         if result:
@@ -111,24 +133,24 @@ def best_on_validation(
     base: Base,
     candidates: Sequence[Arm],
     rows: Sequence[Conversation],
-    task: Task,
-    limit: int,
+    asking: Asking,
     progress: Progress,
 ) -> Arm:
     """The candidate with the best main metric on `rows` (then the lower log-loss); all figures in its details."""
-    cards = [(arm, measure(base, arm, rows, task, "validation", limit, progress)) for arm in candidates]
+    cards = [(arm, measure(base, arm, rows, asking, "validation", progress)) for arm in candidates]
+    metric = asking.task.metric
 
     def rank(pair: tuple[Arm, Scorecard]) -> tuple[float, float]:
         metrics = pair[1].metrics
         loss = metrics["log_loss"].value if "log_loss" in metrics else math.inf
-        return -metrics[task.metric].value, loss
+        return -metrics[metric].value, loss
 
     chosen, _ = min(cards, key=rank)
     tried = [
         {
             "candidate": arm.details.get("candidate", arm.name),
             "rows": len(rows),
-            **{name: round(card.metrics[name].value, 4) for name in (task.metric, "log_loss") if name in card.metrics},
+            **{name: round(card.metrics[name].value, 4) for name in (metric, "log_loss") if name in card.metrics},
         }
         for arm, card in cards
     ]

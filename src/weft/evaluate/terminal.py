@@ -107,7 +107,7 @@ def _arms(report: Mapping[str, Any], console: Console) -> None:
         marked = f"{arm['name']} *" if arm["name"] == chosen else arm["name"]
         _row(table, [marked, *figures, *costs], strong=arm["name"] == chosen)
     console.print(table)
-    _say(console, f"{'* chosen. ' if chosen else ''}Tokens and time are per request.")
+    _say(console, f"{'* chosen. ' if chosen else ''}Tokens and time are per request. {shown['held']}")
     _other_metrics(measured, names, console)
 
 

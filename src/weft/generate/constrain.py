@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,11 @@ class Constraint:
         """The state at the beginning of a reply."""
         return Matcher(self._compiled.deep_copy(), self._vocabulary)
 
+    def accepts(self, ids: Sequence[int]) -> bool:
+        """Whether these ids, without an end token, are a whole reply of this form."""
+        matcher = self._compiled.deep_copy()
+        return matcher.try_consume_tokens(list(ids)) == len(ids) and matcher.is_accepting()
+
 
 class Matcher:
     """One reply on its way through a grammar. Raises RunError where the engine's own limits are met."""
@@ -62,6 +67,12 @@ class Matcher:
         bits = np.unpackbits(self._words.view(np.uint8), bitorder="little")[: self._vocabulary].astype(bool)
         bits[[token for token in end_ids if 0 <= token < self._vocabulary]] = self._matcher.is_accepting()
         return torch.from_numpy(bits)
+
+    def takes(self, token: int, end_ids: Collection[int]) -> bool:
+        """What `allowed` says of this one token, twenty times as fast."""
+        if token in end_ids:
+            return self._matcher.is_accepting()
+        return not self.done and self._matcher.validate_tokens([token]) == 1
 
     def took(self, token: int) -> None:
         """The reply went on with `token`."""
@@ -97,6 +108,8 @@ class Grammars:
     def json_schema(self, schema: Mapping[str, Any]) -> Constraint:
         """Replies that are one JSON value of this schema, without white space between its parts.
 
+        Of llguidance's own key `x-guidance` only `item_separator` and `key_separator` are heard: a blank may stand
+        behind commas, and behind colons.
         Raises UsageError for a schema that cannot be followed: unknown or contradictory keywords, too large, too slow.
         """
         text = _dumped(schema)
@@ -105,10 +118,10 @@ class Grammars:
                 f"the JSON schema is larger than {LARGEST // 1024} KiB or nested deeper than {DEEPEST} levels. "
                 "Make it smaller."
             )
-        plain = {key: value for key, value in json.loads(text).items() if key != "x-guidance"}
+        plain = json.loads(text)
+        options: Any = {"whitespace_flexible": False, **_separators(plain.pop("x-guidance", None))}
         return self._constraint(
-            "the JSON schema",
-            lambda: LLMatcher.grammar_from_json_schema(json.dumps(plain), overrides={"whitespace_flexible": False}),
+            "the JSON schema", lambda: LLMatcher.grammar_from_json_schema(json.dumps(plain), overrides=options)
         )
 
     def json_object(self) -> Constraint:
@@ -194,6 +207,13 @@ def _dumped(schema: Mapping[str, Any]) -> str:
         return json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the JSON schema is not JSON ({type(error).__name__}: {_short(str(error))}).") from None
+
+
+def _separators(asked: Any) -> dict[str, str]:
+    """Those of the wishes that change where blanks stand, and nothing else."""
+    known = {"item_separator": (",", ", "), "key_separator": (":", ": ")}
+    wishes = asked if isinstance(asked, dict) else {}
+    return {key: wishes[key] for key, values in known.items() if wishes.get(key) in values}
 
 
 def _depth(value: Any) -> int:

@@ -68,8 +68,7 @@ class Engine:
     ) -> None:
         self.base, self.limits = base, limits or Limits()
         self._pass = _pass_over(base, dtype)
-        self._vocabulary = int(base.model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
-        self.grammars = Grammars(base.chat.tokenizer, self._vocabulary, base.chat.end_ids)
+        self.grammars = Grammars(base.chat.tokenizer, base.vocabulary, base.chat.end_ids)
         """Makes the constraints of this base's replies."""
         self._sharing = Sharing(self._pass, self.limits.cache_bytes)
         self._shelf = Shelf(
@@ -91,7 +90,7 @@ class Engine:
         has ended.
         """
         name, context = self.base.name, self.base.context
-        refuse_impossible(generation, name, context, self._vocabulary, self._pass.token_bytes, self.limits)
+        refuse_impossible(generation, name, context, self.base.vocabulary, self._pass.token_bytes, self.limits)
         seed = generation.draw.seed
         row = Row(generation, on_step, Drawing(generation.draw, secrets.randbits(63) if seed is None else seed))
         roster = self._roster

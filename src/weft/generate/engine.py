@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from weft.errors import UsageError
 from weft.forest.build import MIN_SAVED
-from weft.generate.draw import Drawing, pick
+from weft.generate.draw import Drawing, Picked, pick
 from weft.generate.general import GeneralPass
 from weft.generate.plain import PlainPass
 from weft.generate.requests import Draw, Generation, Step
@@ -25,6 +25,9 @@ from weft.generate.sampling_config import Sampling
 from weft.models.decoder import Decoder
 from weft.models.load import Base
 from weft.records import Tokens
+
+if TYPE_CHECKING:
+    from weft.generate.constrain import Constraint
 
 ROWS = 128
 """Most rows that go on together; others are read once no more than half of them are left."""
@@ -40,6 +43,8 @@ class Request:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...] = ()
+    constraint: Constraint | None = None
+    """What the reply must look like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,9 @@ class Result:
     ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"]
     log_loss: float | None
+    unaided: bool = True
+    """Whether the model alone would have replied the same, token by token: no constraint changed anything. Known of
+    replies that are not drawn at random; of others it is said where there was no constraint."""
 
 
 @torch.inference_mode()
@@ -67,14 +75,16 @@ def answer(
         if step.finish:
             reasons[number] = "stop" if step.finish == "stop" else "length"
             on_done(1)
-    told = zip(ids, reasons, answering.log_losses, strict=True)
-    return [Result(tuple(own), reason, log_loss) for own, reason, log_loss in told]
+    told = zip(ids, reasons, answering.log_losses, answering.unaided, strict=True)
+    return [Result(tuple(own), reason, log_loss, unaided) for own, reason, log_loss, unaided in told]
 
 
 @torch.inference_mode()
-def stream(base: Base, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+def stream(
+    base: Base, prompt: Sequence[int], sampling: Sampling, constraint: Constraint | None = None
+) -> Iterator[int]:
     """The ids of one reply as they come, end token left out."""
-    for _, step in _Answering(base, [Request(tuple(prompt))], sampling).steps():
+    for _, step in _Answering(base, [Request(tuple(prompt), constraint=constraint)], sampling).steps():
         yield from step.ids
 
 
@@ -92,6 +102,7 @@ class _Answering:
         self._shared = _shared([requests[number].prompt for number in (order[:1] + order[-1:])], len(requests))
         self._waiting, self._running = order[::-1], list[int]()
         self.log_losses: list[float | None] = [None] * len(requests)
+        self.unaided = [request.constraint is None or sampling.temperature == 0 for request in requests]
 
     def steps(self) -> Iterator[tuple[int, Step]]:
         """(number of the request, what it hears), until all are answered."""
@@ -130,18 +141,49 @@ class _Answering:
 
     def _taken(self, numbers: list[int], logits: Tensor) -> Iterator[tuple[int, Step]]:
         """The next token of each row."""
-        for number, picked in zip(numbers, pick(logits, [self._rows[n].drawing for n in numbers]), strict=True):
+        for number, picked in zip(numbers, self._picked(numbers, logits), strict=True):
             step = self._rows[number].took(picked)
             if step.finish:
                 self._pass.close(self._rows[number].seat)
                 self._running.remove(number)
             yield number, step
 
+    def _picked(self, numbers: list[int], logits: Tensor) -> list[Picked | None]:
+        """The next token of each row, of its form. Where nothing is left to chance, the model's own token is asked for
+        first: it mostly is allowed, and to ask so is much cheaper than for all tokens that would be."""
+        rows = [self._rows[number] for number in numbers]
+        bound = [i for i, row in enumerate(rows) if row.matcher is not None]
+        drawings = [row.drawing for row in rows]
+        if not bound:
+            return pick(logits, drawings)
+        if rows[0].drawing.draw.temperature > 0:
+            return pick(logits, drawings, [_allowed(row, logits.device) for row in rows])
+        picked = pick(logits, drawings)
+        if changed := [i for i in bound if not _takes(rows[i], picked[i])]:
+            allowed = [_allowed(rows[i], logits.device) for i in changed]
+            for i, one in zip(changed, pick(logits[changed], [drawings[i] for i in changed], allowed), strict=True):
+                picked[i] = one
+                self.unaided[numbers[i]] = False
+        return picked
+
+
+def _takes(row: Row, picked: Picked | None) -> bool:
+    """Whether the row's form allows this token."""
+    return picked is None or row.matcher is None or row.matcher.takes(picked.token, row.generation.end_ids)
+
+
+def _allowed(row: Row, device: torch.device) -> Tensor | None:
+    """(V,) what may come next in the row; None where everything may."""
+    return None if row.matcher is None else row.matcher.allowed(row.generation.end_ids).to(device)
+
 
 def _row(base: Base, request: Request, sampling: Sampling, number: int) -> Row:
     draw = Draw(sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed + number)
-    generation = Generation(request.prompt, draw, end_ids=frozenset(base.chat.end_ids))
-    return Row(generation, lambda step: None, Drawing(draw, sampling.seed + number), read=len(request.prompt))
+    generation = Generation(request.prompt, draw, end_ids=frozenset(base.chat.end_ids), constraint=request.constraint)
+    row = Row(generation, lambda step: None, Drawing(draw, sampling.seed + number), read=len(request.prompt))
+    if request.constraint is not None:
+        row.matcher, row.asks_end = request.constraint.start(), True
+    return row
 
 
 def _scored(request: Request) -> Tokens:

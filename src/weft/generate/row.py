@@ -26,6 +26,8 @@ class Row:
     drawing: Drawing
     adapter: Loaded[Any] | None = None
     matcher: Matcher | None = None
+    asks_end: bool = False
+    """Whether a reply whose form is complete goes on to its end token all the same: to see whether it would end."""
     seat: Any = None
     """Its keys and values; None before it begins and after it has ended."""
     names: list[bytes] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Row:
         self.drawing.took(token)
         if self.matcher is not None:
             self.matcher.took(token)
-            finish = "stop" if self.matcher.done else None
+            finish = "stop" if self.matcher.done and not self.asks_end else None
         if finish is None and len(self.drawing.drawn) >= self.generation.draw.max_tokens:
             finish = "length"
         logprobs = () if picked.logprob is None else (picked.logprob,)

@@ -36,6 +36,8 @@ class Field:
     """Whether at least half of the values stand in their message letter by letter."""
     words: int = 0
     """The median length of a free field."""
+    longest: int = 0
+    """Characters of the longest text seen; 0 where none was."""
 
     def allows(self, value: Any) -> bool:
         """Whether a value has a known type and, in a closed field, is one of the options."""
@@ -69,6 +71,7 @@ class Field:
             "required": self.required,
             "verbatim": self.verbatim,
             "words": self.words,
+            "longest": self.longest,
         }
 
     @classmethod
@@ -104,6 +107,7 @@ def infer_field(name: str, values: Sequence[Any], messages: Sequence[str] | None
         required=len(values) == rows,
         verbatim=role == "copied" and plain and copied >= 0.5,
         words=words if role == "free" else 0,
+        longest=max((len(value) for value, _ in known if isinstance(value, str)), default=0),
     )
 
 

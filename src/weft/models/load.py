@@ -66,6 +66,11 @@ class Base:
         """The class that transformers has for this model."""
         return getattr(self.model.config, "architecture", None) or type(self.model).__name__
 
+    @property
+    def vocabulary(self) -> int:
+        """V of the model's logits; tokens from the tokenizer's last on have no text."""
+        return int(self.model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
+
 
 def locate(name: str) -> Path:
     """The folder of a base. Raises UsageError for a name that is neither embedded, a folder, nor on the hub."""

@@ -87,6 +87,8 @@ def _settings_of(run: Run, kind: type[C], flags: Mapping[str, Any]) -> tuple[Res
     try:
         kept = {key: entry["value"] for key, entry in record["run"].items()}
         origins = {key: entry["origin"] for key, entry in record["run"].items()}
+        if unknown := [key for key in kind.model_fields if key not in kept]:
+            raise ValueError(f"no {', '.join(unknown)}, which a weft before this one had not")
         return Resolved(kind.model_validate({**kept, **given}), origins), str(record["data"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _not_ours(run, error) from None

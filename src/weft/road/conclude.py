@@ -18,6 +18,7 @@ from weft.records import Scorecard
 from weft.road.measure import looks
 from weft.road.prepare import Prepared
 from weft.road.settings import RoadConfig
+from weft.road.structured import SCHEMA
 from weft.runs import Run, write_whole
 from weft.settings import Resolved
 
@@ -37,6 +38,7 @@ def conclude(
     dataset, task = prepared.dataset, prepared.task
     folder = run.folder.as_posix()
     published = None if training is None else f"{folder}/{training['result']}"
+    schema = run.read_json(SCHEMA) if run.has(SCHEMA) else None
     report: dict[str, Any] = {
         "weft": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -57,6 +59,7 @@ def conclude(
             "findings": [finding.to_json() for finding in prepared.findings],
         },
         "task": task.to_json(),
+        "schema": schema,
         "arms": [_arm(card) for card in cards.values()],
         "comparisons": [c.to_json() for c in compare_all(list(cards.values()), task)] if len(cards) > 1 else [],
         "training": training,
@@ -65,7 +68,7 @@ def conclude(
         "disagreements": _disagreements(prepared, cards),
         "verdict": verdict.to_json(),
         "settings": settings.to_json(),
-        "use": _use(folder, published),
+        "use": _use(folder, published, schema is not None),
         "report": f"{folder}/report.html",
         "adapter": published,
         "test_looks": looks(run),
@@ -118,8 +121,8 @@ def _disagreements(prepared: Prepared, cards: Mapping[str, Scorecard]) -> list[d
     ]
 
 
-def _use(folder: str, published: str | None) -> dict[str, str]:
-    page = {"report": f"{folder}/report.html"}
+def _use(folder: str, published: str | None, held: bool) -> dict[str, str]:
+    page = {"report": f"{folder}/report.html", **({"schema": f"{folder}/{SCHEMA}"} if held else {})}
     if published is None:
         return page
     name = shlex.quote(folder)

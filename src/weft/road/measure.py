@@ -8,11 +8,20 @@ from typing import Any
 from weft.errors import DamageError
 from weft.evaluate.arms import Arm, classical, few_shot, prompted, rag
 from weft.evaluate.arms.zero_shot import zero_shot
-from weft.evaluate.run import answer_limit, best_on_validation, measure, measure_predictor
+from weft.evaluate.run import (
+    HELD_FACTOR,
+    ROOM_FACTOR,
+    Asking,
+    answer_limit,
+    best_on_validation,
+    measure,
+    measure_predictor,
+)
 from weft.models.load import Base
 from weft.progress import Progress
 from weft.records import Grade, Interval, Scorecard
 from weft.road.prepare import Prepared
+from weft.road.structured import Form
 from weft.runs import Run
 
 RETRIEVAL_CHOICE_ROWS = 12
@@ -20,10 +29,16 @@ RETRIEVAL_CHOICE_ROWS = 12
 
 
 def measure_arms(
-    run: Run, base: Base, prepared: Prepared, passages: list[str] | None, choice_rows: int, progress: Progress
+    run: Run,
+    base: Base,
+    prepared: Prepared,
+    passages: list[str] | None,
+    choice_rows: int,
+    form: Form | None,
+    progress: Progress,
 ) -> dict[str, Scorecard]:
     """Scorecards on test of every arm that needs no training; those already in the run are read back."""
-    road = _Road(run, base, prepared, choice_rows, progress)
+    road = _Road(run, base, prepared, choice_rows, form, progress)
     cards = {"zero-shot": road.card("zero-shot", zero_shot)}
     if prepared.task.kind == "classification":
         cards["classical"] = road.classical_card()
@@ -34,24 +49,27 @@ def measure_arms(
     return cards
 
 
-def measure_tuned(run: Run, tuned: Base, prepared: Prepared, progress: Progress) -> Scorecard:
+def measure_tuned(run: Run, tuned: Base, prepared: Prepared, form: Form | None, progress: Progress) -> Scorecard:
     """The scorecard on test of the fine-tuned model, asked with nothing but the example's own messages."""
-    return _Road(run, tuned, prepared, 0, progress).card("tuned", lambda: zero_shot("tuned"))
+    return _Road(run, tuned, prepared, 0, form, progress).card("tuned", lambda: zero_shot("tuned"))
 
 
 class _Road:
     """What the arms of one run share."""
 
-    def __init__(self, run: Run, base: Base, prepared: Prepared, choice_rows: int, progress: Progress) -> None:
+    def __init__(
+        self, run: Run, base: Base, prepared: Prepared, choice_rows: int, form: Form | None, progress: Progress
+    ) -> None:
         self.run, self.base, self.prepared, self.progress = run, base, prepared, progress
         self.train, self.test, self.task = prepared.split.train, prepared.split.test, prepared.task
-        self.limit = answer_limit(base.chat, self.train, base.context)
+        limit = answer_limit(base.chat, self.train, base.context, HELD_FACTOR if form else ROOM_FACTOR)
+        self.ask = Asking(self.task, limit, form.constraint if form else None)
         self.choice = prepared.split.validation[:choice_rows]
         self._instruction: str | None = None
 
     @property
     def room(self) -> int:
-        return self.base.context - self.limit
+        return self.base.context - self.ask.limit
 
     def card(self, name: str, make: Any) -> Scorecard:
         """The arm's card from the run's folder, or measured now: one look at the sealed test."""
@@ -59,7 +77,7 @@ class _Road:
         if known is not None:
             return known
         arm: Arm = make()
-        card = measure(self.base, arm, self.test, self.task, "test", self.limit, self.progress)
+        card = measure(self.base, arm, self.test, self.ask, "test", self.progress)
         keep_card(self.run, card)
         return card
 
@@ -74,7 +92,7 @@ class _Road:
 
     def best_prompt(self) -> Arm:
         arms = prompted.candidates(self.base.chat, self.task, self.train)
-        return best_on_validation(self.base, arms, self.choice, self.task, self.limit, self.progress)
+        return best_on_validation(self.base, arms, self.choice, self.ask, self.progress)
 
     def instruction(self) -> str | None:
         """The system prompt that did best on validation."""
@@ -89,7 +107,7 @@ class _Road:
 
     def _best_with_long_prompts(self, arms: list[Arm]) -> Arm:
         rows = self.choice[:RETRIEVAL_CHOICE_ROWS]
-        return best_on_validation(self.base, arms, rows, self.task, self.limit, self.progress)
+        return best_on_validation(self.base, arms, rows, self.ask, self.progress)
 
 
 def keep_card(run: Run, card: Scorecard) -> None:

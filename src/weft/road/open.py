@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import ModelError
+from weft.generate.constrain import Constraint
 from weft.models import lora
 from weft.models.load import Base, load
+from weft.road import structured
 from weft.road.tune import load_tuned
 from weft.runs import SETTINGS, Run
 
 
-def open_model(name: str) -> tuple[Base, str | None]:
-    """The model behind `name`, and the system message that its run was trained with, where there was one.
+@dataclass(frozen=True)
+class Opened:
+    """A model, and of a run's model how it was asked when it was measured."""
+
+    base: Base
+    system: str | None = None
+    """The system message before each example that had none."""
+    constraint: Constraint | None = None
+    """What each answer was held to."""
+
+
+def open_model(name: str) -> Opened:
+    """The model behind `name`.
 
     Raises ModelError for a run that has published nothing yet, UsageError for a name that is nothing.
     """
@@ -22,12 +36,13 @@ def open_model(name: str) -> tuple[Base, str | None]:
         run = Run.open(folder)
         if not run.has("training.json"):
             raise ModelError(f"{name}: this run has no trained model yet. Continue it with: weft run {name}")
-        return load_tuned(run), run.settings["run"].get("system", {}).get("value")
+        base = load_tuned(run)
+        return Opened(base, run.settings["run"].get("system", {}).get("value"), structured.of_run(run, base))
     if (folder / lora.ADAPTER_CONFIG).is_file():
         base = load(_base_of(folder))
         lora.load_adapter(base.model, folder)
-        return base, None
-    return load(name), None
+        return Opened(base)
+    return Opened(load(name))
 
 
 def _base_of(adapter: Path) -> str:

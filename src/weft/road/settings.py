@@ -44,6 +44,8 @@ class DataConfig(SourceConfig):
     """Kind of answer, where the one inferred from the training answers is not wanted."""
     grader: str | None = None
     """The grader that decides, where the one inferred is not wanted."""
+    structured_outputs: bool = True
+    """Hold the answers of all arms to the JSON schema of the training answers, where these are JSON objects."""
     test_rows: int = Field(default=1000, ge=20)
     """Most test rows that every arm answers (a larger test split is cut to the same rows for all)."""
     choice_rows: int = Field(default=24, ge=4)

@@ -12,6 +12,7 @@ from weft.evaluate.arms.rag import read_passages
 from weft.models import precision
 from weft.models.load import Base
 from weft.progress import Progress, Silent
+from weft.road import structured
 from weft.road.adapt import train_on_documents
 from weft.road.asked import examples_asked, method_of
 from weft.road.begin import load_base, open_run
@@ -20,6 +21,7 @@ from weft.road.measure import measure_arms, measure_tuned
 from weft.road.prefer import train_on_pairs
 from weft.road.prepare import Prepared, prepare
 from weft.road.settings import RoadConfig, training_part
+from weft.road.structured import Form
 from weft.road.tune import load_tuned, tune
 from weft.runs import SETTINGS, Run
 from weft.settings import Resolved
@@ -37,6 +39,8 @@ class Begun:
     passages: list[str] | None
     settled: Verdict | None
     """What the data alone decide, so that nothing need be measured."""
+    form: Form | None
+    """What every answer is held to."""
 
 
 def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -52,11 +56,11 @@ def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
         if begun.settled is not None:
             return conclude(begun.run, begun.base, prepared, begun.settings, {}, None, begun.settled)
         cards = measure_arms(
-            begun.run, begun.base, prepared, begun.passages, begun.settings.config.choice_rows, progress
+            begun.run, begun.base, prepared, begun.passages, begun.settings.config.choice_rows, begun.form, progress
         )
         training = _tune(begun, progress)
         tuned = load_tuned(begun.run)
-        cards["tuned"] = measure_tuned(begun.run, tuned, prepared, progress)
+        cards["tuned"] = measure_tuned(begun.run, tuned, prepared, begun.form, progress)
         verdict = decide(task, cards, prepared.findings, sizes=prepared.sizes)
         return conclude(begun.run, tuned, prepared, begun.settings, cards, training, verdict)
 
@@ -84,6 +88,8 @@ def train_only(
 def _tune(begun: Begun, progress: Progress) -> dict[str, Any]:
     prepared, settings = begun.prepared, training_part(begun.settings)
     parts = prepared.split
+    if begun.form is not None:
+        structured.keep(begun.run, begun.form)
     return tune(begun.run, begun.base, parts.train, parts.validation, settings, progress, prepared.task)
 
 
@@ -115,8 +121,9 @@ def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
     prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress)
     settled = settled_without_arms(prepared.task, prepared.findings, sizes=prepared.sizes)
+    form = structured.find(base, prepared, progress) if config.structured_outputs else None
     if settled is None:
         training = sft.settle(training_part(wanted.settings), base, prepared.split.train).config
         sft.rehearse(base, prepared.split.train, prepared.split.validation, training, prepared.task)
     run = open_run(wanted, base, prepared.dataset.sha256, route)
-    return Begun(run, wanted.settings, base, prepared, passages, settled)
+    return Begun(run, wanted.settings, base, prepared, passages, settled, form)

@@ -43,11 +43,6 @@ class Speaker:
         """Tokens of prompt and answer together: the base's context, or what the engine holds of it."""
         return self.engine.longest
 
-    @property
-    def vocabulary(self) -> int:
-        """How many logits the base gives: token ids are below this."""
-        return self.base.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-
 
 async def speaker(server: Server, model: str, owner: str) -> Speaker:
     """Who answers to this name, once its base is loaded. Raises NotThere, ApiError 503."""
@@ -89,9 +84,9 @@ def _too_long(speaker: Speaker, found: str, param: str) -> ApiError:
 def draws(speaker: Speaker, body: Sampled, count: int, max_tokens: int, top_logprobs: int | None) -> list[Draw]:
     """How each of `count` answers to one prompt is drawn. Raises ApiError 400 for a token that there is not."""
     bias = tuple((int(token), value) for token, value in (body.logit_bias or {}).items())
-    unknown = next((token for token, _ in bias if token >= speaker.vocabulary), None)
+    unknown = next((token for token, _ in bias if token >= speaker.base.vocabulary), None)
     if unknown is not None:
-        raise invalid(f"logit_bias: token {unknown} is not below {speaker.vocabulary:,}.", "logit_bias")
+        raise invalid(f"logit_bias: token {unknown} is not below {speaker.base.vocabulary:,}.", "logit_bias")
     return [
         Draw(
             max_tokens=max_tokens,

@@ -35,6 +35,7 @@ NAMES = {
     "macro_f1": "Macro-F1",
     "exact_match": "Exact match",
     "format_consistency": "Format consistency",
+    "format_unaided": "Format unaided",
     "chrf": "chrF",
     "similarity": "Similarity",
     "log_loss": "Log-loss",

@@ -109,7 +109,7 @@ def _ids(who: Speaker, writer: Writer, prompt: str | list[int]) -> tuple[int, ..
             return (writer.begin, *writer.encoder.text(prompt, continued=False))
         except (ModelError, UnicodeEncodeError) as error:
             raise invalid(f"The prompt cannot be read: {error}", "prompt") from None
-    unknown = next((id_ for id_ in prompt if id_ >= who.vocabulary), None)
+    unknown = next((id_ for id_ in prompt if id_ >= who.base.vocabulary), None)
     if unknown is not None:
-        raise invalid(f"prompt: token {unknown} is not below {who.vocabulary:,}.", "prompt")
+        raise invalid(f"prompt: token {unknown} is not below {who.base.vocabulary:,}.", "prompt")
     return tuple(prompt)

@@ -17,7 +17,12 @@ from weft.evaluate.report.view.learning import training
 from weft.evaluate.report.view.origins import provenance, settings
 from weft.evaluate.report.view.tables import arms, fields
 
-USES = {"chat": "Talk to it", "eval": "Measure it again", "adapter": "The trained weights"}
+USES = {
+    "chat": "Talk to it",
+    "eval": "Measure it again",
+    "adapter": "The trained weights",
+    "schema": "The JSON schema, to be sent as response_format",
+}
 
 
 def page(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,12 @@ from typing import Any
 from weft.evaluate.report import words
 from weft.evaluate.report.view.named import bar, chosen_arm, main_metric, titles, written
 
+HELD = (
+    "All answers were held to the JSON schema of the training answers (structured outputs). Unaided: those that keep "
+    "the form although nothing was forbidden to them."
+)
+"""What an arm's figures are where its answers were held to a form."""
+
 
 def arms(report: Mapping[str, Any]) -> dict[str, Any]:
     """The table's columns and rows: the main metric first, per-field metrics left to their own table."""
@@ -42,6 +48,7 @@ def arms(report: Mapping[str, Any]) -> dict[str, Any]:
             for arm in measured
         ],
         "control": _control(main, (report.get("verdict") or {}).get("control")),
+        "held": HELD if report.get("schema") else "",
     }
 
 
