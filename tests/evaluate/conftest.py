@@ -42,6 +42,7 @@ def structured() -> Report:
             "metrics": {
                 "accuracy": share(accuracy, n),
                 "format_consistency": share(form, n),
+                "format_unaided": share(form / 2, n),
                 "exact_match": share(accuracy * 0.7, n),
                 "log_loss": {"value": 2.4 - 2 * accuracy, "low": 2.2 - 2 * accuracy, "high": 2.61 - 2 * accuracy},
                 "fields.category": share(min(1, accuracy + 0.05), n),
@@ -204,14 +205,16 @@ def structured() -> Report:
             "chat": "weft chat runs/tickets-1a2b3c",
             "eval": "weft eval runs/tickets-1a2b3c",
             "adapter": "runs/tickets-1a2b3c/adapter",
+            "schema": "runs/tickets-1a2b3c/schema.json",
         },
+        "schema": {"type": "object"},
         "seconds": {"read": 0.12, "arms": 41.3, "train": 94.2, "whole_run": 151.7},
         "test_looks": 1,
     }
 
 
 def _labelled(labels: list[str], n: int) -> Report:
-    report = structured()
+    report = structured() | {"schema": None}
     size = len(labels)
     counts = [
         [n // size if i == j else (3 if (i * 7 + 1) % size == j else 0) for j in range(size)] for i in range(size)
