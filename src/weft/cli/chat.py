@@ -80,7 +80,6 @@ class _Talk:
     def ask(self, text: str, quiet: bool, label: bool) -> str:
         """The reply, printed as it comes unless `quiet`; both are remembered."""
         from weft.generate.engine import stream
-        from weft.models.precision import for_answering, frozen_as
         from weft.records import Message
 
         _refuse_broken(text)
@@ -90,15 +89,16 @@ class _Talk:
         if label and not quiet:
             click.echo(f"[{self.name}]")
         prompt = self.base.chat.prompt(self.messages)
-        with frozen_as(self.base.model, for_answering(self.base)):  # as the arms were measured
-            for token in stream(self.base, prompt, self._within(len(prompt)), self.constraint):
-                ids.append(token)
-                whole = self.base.chat.decode(ids)
-                # A character may need several tokens: until then it decodes to a replacement sign, not to be shown.
-                if not quiet and not whole.endswith("\ufffd"):
-                    click.echo(whole[len(shown) :], nl=False)
-                    sys.stdout.flush()
-                    shown = whole
+        # In the numbers of the weights as they were loaded, so that its logits are those of any other library; narrower
+        # ones, in which many rows are measured, would save one person nothing.
+        for token in stream(self.base, prompt, self._within(len(prompt)), self.constraint):
+            ids.append(token)
+            whole = self.base.chat.decode(ids)
+            # A character may need several tokens: until then it decodes to a replacement sign, not to be shown.
+            if not quiet and not whole.endswith("\ufffd"):
+                click.echo(whole[len(shown) :], nl=False)
+                sys.stdout.flush()
+                shown = whole
         reply = self.base.chat.decode(ids)
         if not quiet:
             click.echo(reply[len(shown) :])
