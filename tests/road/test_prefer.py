@@ -66,6 +66,22 @@ def test_pairs_become_an_adapter_and_a_figure_on_sealed_pairs(weft: Any, tiny: s
     assert weft("chat", "r", "--prompt", "Who is x?", "--max-tokens", "4", "--json")[0] == 0
 
 
+def test_pairs_beyond_the_context_are_counted_and_named_in_every_part(weft: Any, tiny: str) -> None:
+    long = [{"prompt": f"Who is {n}?" + "!" * 300, "chosen": f"please, {n}", "rejected": f"no {n}"} for n in NAMES[::4]]
+    lines = range(81, 81 + len(long))
+    with Path("pairs.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in long)
+    code, out, err = weft(*_dpo(tiny, "--out", "r", "--epochs", "1", "--json"))
+    assert code == 0, err
+    record = json.loads(out)["training"]
+    parts = [record["skipped_lines"], record["skipped_validation_lines"], record["test"]["skipped_lines"]]
+    assert all(parts) and sorted(line for part in parts for line in part) == list(lines)
+    for part, name in zip(parts, ("training", "validation", "test"), strict=True):
+        assert f"Left out of the {name} part as longer than 256 tokens: {len(part)} (line" in err
+    card = json.loads(Path("r/scorecards/pairs.test.json").read_text())
+    assert card["skipped_lines"] == parts[2] and card["pairs"] > 0
+
+
 def test_a_training_on_pairs_that_is_interrupted_ends_in_the_same_bytes(
     weft: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -9,9 +10,11 @@ import random
 import numpy
 import pytest
 import torch
+from safetensors.torch import save as serialized
 
 from weft.errors import DamageError
 from weft.train import checkpoint
+from weft.train.checkpoint_choice import choose
 
 
 @pytest.fixture
@@ -114,13 +117,13 @@ def test_latest_goes_by_step_and_not_by_name(tmp_path, tensors):
     assert checkpoint.latest(tmp_path) == tmp_path / checkpoint.folder_name(100_000_000)
 
 
-def test_rotation_keeps_the_newest_and_the_best(tmp_path, tensors):
+def test_rotation_keeps_the_newest(tmp_path, tensors):
     for step in range(1, 6):
         checkpoint.save(tmp_path / checkpoint.folder_name(step), tensors, {})
     (tmp_path / ".step-00000009.deadbeef.part").mkdir()
-    gone = checkpoint.rotate(tmp_path, keep=2, best=checkpoint.folder_name(1))
-    assert [p.name for p in gone] == [checkpoint.folder_name(s) for s in (2, 3)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.folder_name(s) for s in (1, 4, 5)]
+    gone = checkpoint.rotate(tmp_path, keep=2)
+    assert [p.name for p in gone] == [checkpoint.folder_name(s) for s in (1, 2, 3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.folder_name(s) for s in (4, 5)]
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path, tensors):
@@ -166,56 +169,81 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
     assert torch.equal(again, weight)
 
 
-def _dying(folder, at):
-    """In a process of its own: save step 2, drop step 1, and die at event number `at` without cleaning up."""
+CALLS = {"fsync": 4, "rename": 2}
+"""How often a save that drops an older checkpoint calls what."""
+FAULTS: list[tuple[str, float]] = [
+    *(("tensors", n / 32) for n in range(33)),  # that share of the file's bytes is written
+    *(("manifest", n / 16) for n in range(17)),
+    *(
+        (f"{when} {name}", n)
+        for name, last in CALLS.items()
+        for n in range(1, last + 1)
+        for when in ("before", "after")
+    ),
+    ("within rmtree", 1),
+]
+
+
+def _dying(folder, fault, place):
+    """In a process of its own: save step 2, drop step 1, and die at the fault without cleaning up."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    count = 0
 
-    def counted(function, before=None):
-        def call(*args, **named):
-            nonlocal count
-            if count == at:
-                if before:
-                    before(*args)
+    def torn(path, content):
+        path.write_bytes(content[: int(len(content) * place)])
+        os._exit(9)
+
+    def dying(when, function):
+        calls = itertools.count(1)
+
+        def call(*args):
+            due = next(calls) == place
+            if due and when == "within":
+                next(args[0].iterdir()).unlink()
+            if due and when != "after":
                 os._exit(9)
-            count += 1
-            return function(*args, **named)
+            function(*args)
+            if due:
+                os._exit(9)
 
         return call
 
-    def half(tensors, path, *_):
-        path.write_bytes(os.urandom(at * 7))
-
     try:
-        checkpoint.save_file = counted(checkpoint.save_file, half)
-        checkpoint.shutil.rmtree = counted(checkpoint.shutil.rmtree, lambda path, *_: next(path.iterdir()).unlink())
-        for name in ("fsync", "rename", "mkdir"):
-            setattr(os, name, counted(getattr(os, name)))
-        checkpoint.Path.write_text = counted(
-            checkpoint.Path.write_text, lambda path, text, _: path.write_bytes(text[: len(text) // 2].encode())
-        )
+        if fault == "tensors":
+            owner, name, call = checkpoint, "save_file", lambda tensors, path: torn(path, serialized(tensors))
+        elif fault == "manifest":
+            owner, name, call = checkpoint.Path, "write_text", lambda path, text, _: torn(path, text.encode())
+        else:
+            when, name = fault.split()
+            owner = checkpoint.shutil if name == "rmtree" else os
+            call = dying(when, getattr(owner, name))
+        setattr(owner, name, call)
         checkpoint.save(folder / "step-2", {"a": torch.full((50,), 2.0)}, {"step": 2})
         checkpoint.rotate(folder, keep=1)
-    finally:
         os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_a_kill_anywhere_in_a_save_leaves_a_whole_checkpoint_and_never_a_half_one(tmp_path):
-    ended, at = [], 0
-    while not ended or ended[-1] == 9:
-        root = tmp_path / str(at)
+    """T22: at 50 places in what is written, and around all that follows."""
+    for number, (fault, place) in enumerate(FAULTS):
+        root = tmp_path / str(number)
         checkpoint.save(root / "step-1", {"a": torch.full((50,), 1.0)}, {"step": 1})
-        ended.append(_dying(root, at))
-        newest = checkpoint.latest(root)
-        assert newest is not None
-        read, state = checkpoint.load(newest)
-        assert torch.equal(read["a"], torch.full((50,), float(state["step"])))
+        assert _dying(root, fault, place) == 9, (fault, place)
+        chosen = choose(root)
+        assert chosen is not None and chosen.damaged == {}, (fault, place)
+        assert chosen.state == {"step": chosen.step}
+        assert torch.equal(chosen.tensors["a"], torch.full((50,), float(chosen.step)))
         checkpoint.rotate(root, keep=1)
-        assert [path.name for path in root.iterdir()] == [newest.name]  # what the kill left is swept away
-        at += 1
-    assert at >= 10 and ended[-1] == 0
+        assert [path.name for path in root.iterdir()] == [f"step-{chosen.step}"]  # what the kill left is swept away
+
+
+def test_a_save_has_no_more_calls_than_are_killed_at(tmp_path):
+    for name, last in CALLS.items():
+        checkpoint.save(tmp_path / name / "step-1", {"a": torch.ones(1)}, {"step": 1})
+        assert _dying(tmp_path / name, f"before {name}", last + 1) == 0
 
 
 def test_every_flipped_byte_is_found(tmp_path, tensors):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import logsigmoid
 
 from weft.errors import ResourceError, TrainError, UsageError
@@ -174,7 +175,32 @@ def test_the_rate_is_a_tenth_of_that_for_answers() -> None:
 def test_pairs_that_do_not_fit_are_counted_by_their_line(tmp_path: Path) -> None:
     long = [Preference((Message("user", "go on"),), chosen="x", rejected="y" * 300, line=90)]
     _, record = _train(tmp_path / "r", train=[*_pairs(8), *long])
-    assert record.skipped_lines == (90,)
+    assert record.skipped_lines == (90,) and record.skipped_validation_lines == ()
+
+
+def test_validation_pairs_that_do_not_fit_are_counted_by_their_line_too(tmp_path: Path) -> None:
+    long = [Preference((Message("user", "go on"),), chosen="x", rejected="y" * 300, line=90)]
+    run, record = _train(tmp_path / "r", validation=[*_pairs(4, start=50), *long])
+    assert record.skipped_validation_lines == (90,) and record.skipped_lines == ()
+    told = [json.loads(line) for line in run.path("events.jsonl").read_text().splitlines() if '"warning"' in line]
+    assert [event["message"] for event in told] == [
+        "Left out of the validation part as longer than 256 tokens: 1 (line 90)."
+    ]
+
+
+def test_it_can_stop_on_the_share_of_pairs_that_are_told_apart(tmp_path: Path) -> None:
+    run, record = _train(tmp_path / "r", stop_on="reward_accuracy", epochs=8, validate_every=1, patience=3)
+    shares = [(line["validation_reward_accuracy"], line["step"]) for line in run.metrics() if "validation_loss" in line]
+    best = max(share for share, _ in shares)
+    assert record.chosen_by == "reward_accuracy" and record.best_measures["reward_accuracy"] == best
+    assert record.best_step == next(step for share, step in shares if share == best)
+    assert record.steps == record.best_step + 3 < 32
+    assert record.stopped_because == "validation reward_accuracy has not improved for 3 looks"
+    # The loss falls on where the share does not rise: it is another choice.
+    _, by_loss = _train(tmp_path / "loss", epochs=8, validate_every=1, patience=3)
+    assert by_loss.chosen_by == "loss" and by_loss.best_step > record.best_step
+    with pytest.raises(ValidationError, match="'loss' or 'reward_accuracy'"):
+        _config(stop_on="accuracy")
 
 
 def test_what_training_would_refuse_is_refused_by_the_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:

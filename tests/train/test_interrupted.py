@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save as serialized
 
 from tests.train.small import published, train
 from weft.cli import main
@@ -86,8 +88,23 @@ def test_a_kill_at_any_kind_of_moment_changes_no_bit(
         assert again.metrics() == whole.metrics(), moment
 
 
-def test_packs_of_documents_change_no_bit_either(tmp_path: Path) -> None:
-    """T17, packed."""
+PACKED = [
+    pytest.param(*cell, marks=() if cell == (False, 1, "float32") else pytest.mark.slow)
+    for cell in itertools.product([False, True], [1, 4], ["float32", "bfloat16"])
+]
+
+
+@pytest.mark.parametrize(("full", "accumulation", "precision"), PACKED)
+def test_packs_of_documents_change_no_bit_either(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path,
+    full: bool,
+    accumulation: int,
+    precision: str,
+) -> None:
+    """T17, packed: 3 of 24 in the short form."""
+    from weft.models.load import load
     from weft.testing import tiny_base
     from weft.train import pretrain
     from weft.train.pretrain import HeldOut
@@ -96,15 +113,20 @@ def test_packs_of_documents_change_no_bit_either(tmp_path: Path) -> None:
     packs = tuple(
         tuple(Tokens(tuple(range(n, n + 6 + k)), (False,) + (True,) * (5 + k)) for k in range(3)) for n in range(12)
     )
-    ready = {"learning_rate": 1e-2, "epochs": 2, "max_tokens": 64, "validate_every": 2, "batch_size": 4}
-    settled = PretrainConfig.model_validate({**ready, "precision": "float32", "lora": {"r": 4}})
+    if accumulation > 1:  # the twelve rows of a step in four parts
+        monkeypatch.setattr(likelihood, "micro_batches", lambda rows, most: micro_batches(rows, 24))
+    ready = {"epochs": 2, "max_tokens": 64, "validate_every": 2, "batch_size": 4, "precision": precision, "full": full}
+    ready |= {"learning_rate": 1e-3} if full else {"learning_rate": 1e-2, "lora": {"r": 4, "dropout": 0.1}}
+    settled = PretrainConfig.model_validate(ready)
 
     def adapted(folder: Path) -> Run:
         run = Run.create(folder, {"run": {}})
-        pretrain.train(run, tiny_base(), Mix(packs[:9], packs[9:], 0.25), HeldOut(packs[0]), settled, Silent())
+        base = load(str(tiny_folder)) if full else tiny_base()
+        pretrain.train(run, base, Mix(packs[:9], packs[9:], 0.25), HeldOut(packs[0]), settled, Silent())
         return run
 
     whole = adapted(tmp_path / "whole")
+    assert whole.metrics()[-1]["step"] == 6 and published(whole)
     for moment, (name, call) in MOMENTS.items():
         with _killed(pretrain, name, call):
             adapted(tmp_path / moment)
@@ -166,8 +188,8 @@ def test_a_gradient_that_is_not_finite_is_named_and_never_applied(
             train(tmp_path / "cut", epochs=epochs, patience=99)
     run = Run.open(tmp_path / "cut")
     assert not run.has("adapter")
-    kept = checkpoint.all_in(run.path("checkpoints"))
-    assert [int(folder.name[5:]) for folder in kept][-1:] == [step - 1][: step - 1]
+    kept = checkpoint.named(run.path("checkpoints"))
+    assert [checkpoint.step_of(folder) for folder in kept][-1:] == [step - 1][: step - 1]
     for folder in kept:
         tensors, _ = checkpoint.load(folder)
         assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
@@ -175,31 +197,81 @@ def test_a_gradient_that_is_not_finite_is_named_and_never_applied(
     assert published(run) == published(whole) and run.metrics() == whole.metrics()
 
 
+FULL: list[tuple[str, float]] = [
+    *(("tensors", n / 8) for n in range(8)),  # so much of the file's bytes is on the disk when it is full
+    *(("manifest", n / 5) for n in range(5)),
+    ("mkdir", 2),  # the call of this number since the save began; the first finds the folder of checkpoints there
+    *(("fsync", n) for n in (1, 2, 3, 4)),  # tensors, manifest, their folder, the folder of checkpoints
+    *(("rename", n) for n in (1, 2)),  # the new one's to its name, the oldest one's to be deleted
+]
+SHORT = {("tensors", 4 / 8), ("manifest", 2 / 5), ("rename", 1), ("fsync", 4)}
+RENAMED = {("fsync", 4), ("rename", 2)}
+"""Where the new checkpoint has its name already."""
+
+
+@contextlib.contextmanager
+def _full_at_the_third_save(event: str, place: float) -> Iterator[None]:
+    """Inside, the third save meets a full disk there and writes what comes before."""
+    save, saves = checkpoint.save, itertools.count(1)
+
+    def refused() -> OSError:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def part(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: int(len(content) * place)])
+
+    def tensors_torn(tensors: Any, path: Path) -> None:
+        part(path, serialized(tensors))
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def manifest_torn(path: Path, text: str, _: str) -> None:
+        part(path, text.encode())
+        raise refused()
+
+    def third(*args: Any) -> None:
+        if next(saves) == 3:
+            if event == "tensors":
+                patched.setattr(checkpoint, "save_file", tensors_torn)
+            elif event == "manifest":
+                patched.setattr(Path, "write_text", manifest_torn)
+            else:
+                function, calls = getattr(os, event), itertools.count(1)
+
+                def called(*args: Any) -> Any:
+                    if next(calls) == place:
+                        raise refused()
+                    return function(*args)
+
+                patched.setattr(os, event, called)
+        save(*args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoint, "save", third)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(1)
+    return train(tmp_path_factory.mktemp("undisturbed") / "whole")[0]
+
+
 @pytest.mark.parametrize(
-    "offset", [0.0, 0.5, 1.0, *(pytest.param(n / 20, marks=pytest.mark.slow) for n in range(1, 18))]
+    ("event", "place"), [pytest.param(*at, marks=() if at in SHORT else pytest.mark.slow) for at in FULL]
 )
 def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: float
+    tmp_path: Path, undisturbed: Run, event: str, place: float
 ) -> None:
-    """T21: full after this share of the third checkpoint's tensors; 3 offsets in the short form, 20 in the long one."""
-    whole, _ = train(tmp_path / "whole")
-    write, calls = checkpoint.save_file, itertools.count(1)
-
-    def full(tensors: Any, path: Path) -> None:
-        write(tensors, path)
-        if next(calls) == 3:
-            os.truncate(path, int(path.stat().st_size * offset))
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", full)
-        with pytest.raises(ResourceError, match=r"the disk is full.*it continues\. A checkpoint .* about [\d,]+ bytes"):
-            train(tmp_path / "cut")
-    root = tmp_path / "cut/checkpoints"
-    assert [path.name for path in sorted(root.iterdir())] == ["step-00000001", "step-00000002"]
-    assert checkpoint.load(root / "step-00000002")[1]["step"] == 2
+    """T21: 4 offsets in the short form, 20 in the long one."""
+    told = r"the disk is full.*it continues\. A checkpoint .* about [\d,]+ bytes"
+    with _full_at_the_third_save(event, place), pytest.raises(ResourceError, match=told):
+        train(tmp_path / "cut")
+    root, newest = tmp_path / "cut/checkpoints", 3 if (event, place) in RENAMED else 2
+    assert sorted(path.name for path in root.iterdir()) == [checkpoint.folder_name(n + 1) for n in range(newest)]
+    for step in (2, newest):
+        assert checkpoint.load(root / checkpoint.folder_name(step))[1]["step"] == step
     run, _ = train(tmp_path / "cut")
-    assert published(run) == published(whole) and run.metrics() == whole.metrics()
+    assert published(run) == published(undisturbed) and run.metrics() == undisturbed.metrics()
 
 
 def test_the_size_that_a_full_disk_is_told_with_is_that_of_the_file(

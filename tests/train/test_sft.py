@@ -160,7 +160,35 @@ def test_examples_that_are_too_long_are_counted_by_their_line(tmp_path: Path) ->
     assert record.skipped_lines == (9, 10)
     # More than the base's context cannot be asked for: such rows would be read without their positions.
     _, record = _train(tmp_path / "more", train=train, max_tokens=5000, kind="gpt2")
-    assert record.skipped_lines == (9, 10)
+    assert record.skipped_lines == (9, 10) and record.skipped_validation_lines == ()
+
+
+def test_validation_examples_that_are_too_long_are_counted_and_said_too_and_in_the_events_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "SAVE_SECONDS", 0.0)
+    train = [*_examples(8), *_examples(1, answer="x" * 300, start=8)]
+    validation = [*_examples(4, start=50), *_examples(12, answer="x" * 300, start=60)]
+    both = [
+        "Left out of the training part as longer than 256 tokens: 1 (line 9).",
+        "Left out of the validation part as longer than 256 tokens: "
+        "12 (lines 61, 62, 63, 64, 65, 66, 67, 68, 69, 70 …).",
+    ]
+
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text.strip())
+
+    for goes_on in (False, True):
+        run, heard = Run.create(tmp_path / "r", {"run": {}}), Heard()
+        record = sft.train(run, tiny_base(), train, validation, _config(), heard)
+        assert (record.skipped_lines, record.skipped_validation_lines) == ((9,), tuple(range(61, 73)))
+        assert [told for told in heard.said if "Left out" in told] == both, goes_on
+        events = [json.loads(line) for line in run.path("events.jsonl").read_text().splitlines()]
+        assert [event["message"] for event in events if event["event"] == "warning"] == both
 
 
 def test_nothing_to_learn_is_a_failure(tmp_path: Path) -> None:

@@ -22,20 +22,30 @@ from weft.road.tune import load_tuned, load_untuned
 from weft.runs import Run
 from weft.train import dpo
 from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train.too_long import left_out
+from weft.train.warn import warn
 
 CARD = "scorecards/pairs.test.json"
 
 
 def judge_pairs(run: Run, test: Sequence[Preference], progress: Progress) -> dict[str, Any]:
-    """`{"pairs", "gained_more", "likelier": {"base", "tuned"}, "difference"}`; measured once, then read back."""
+    """`{"pairs", "skipped_lines", "gained_more", "likelier": {"base", "tuned"}, "difference"}`; measured once, then
+    read back. `skipped_lines`: of pairs beyond the context, which are said too.
+    """
     if run.has(CARD):
         return run.read_json(CARD)
     progress.start("base and tuned on test", 2 * len(test), "pairs")
-    base = _margins(load_untuned(run), test, progress)
-    tuned = _margins(load_tuned(run), test, progress)
+    untuned = load_untuned(run)
+    pairs, skipped = dpo.render(untuned, test, untuned.context)
+    if skipped:
+        warn(run, progress.say, left_out("test", skipped, untuned.context))
+    base = _margins(untuned, pairs, progress)
+    del untuned
+    tuned = _margins(load_tuned(run), pairs, progress)
     gained = tuned > base
     figures = {
         "pairs": len(base),
+        "skipped_lines": skipped,
         "gained_more": _share(gained),
         "likelier": {"base": _share(base > 0), "tuned": _share(tuned > 0)},
         "difference": compare_shares(tuned > 0, base > 0, arms=("tuned", "base"), metric="likelier").to_json(),
@@ -51,9 +61,8 @@ def _share(found: np.ndarray) -> dict[str, float]:
     return wilson(int(found.sum()), len(found)).to_json()
 
 
-def _margins(model: Base, test: Sequence[Preference], progress: Progress) -> np.ndarray:
-    """For each test pair that fits into the context: how much likelier the better reply is, in nats."""
-    pairs, _ = dpo.render(model, test, model.context)
+def _margins(model: Base, pairs: Sequence[dpo.Pair], progress: Progress) -> np.ndarray:
+    """For each pair: how much likelier the better reply is, in nats."""
     found = np.zeros(len(pairs))
     for part in micro_batches(range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
         with torch.no_grad():

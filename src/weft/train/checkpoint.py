@@ -136,23 +136,17 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def all_in(root: Path) -> list[Path]:
-    """Complete checkpoints below `root`, oldest first; half-written ones have other names and no manifest."""
-    return [path for path in named(root) if (path / MANIFEST).is_file()]
-
-
 def latest(root: Path) -> Path | None:
-    """The newest complete checkpoint below `root`, or None. `load` still checks its bytes."""
-    found = all_in(root)
-    return found[-1] if found else None
+    """The newest complete checkpoint below `root`, or None, for who only looks. `load` still checks its bytes."""
+    return next((path for path in reversed(named(root)) if (path / MANIFEST).is_file()), None)
 
 
-def rotate(root: Path, keep: int, best: str | None = None) -> list[Path]:
-    """Delete all but the newest `keep` checkpoints, never the one called `best`; returns what was deleted.
+def rotate(root: Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints; returns what was deleted.
 
     Call it after `save` returned: until then the older ones are all there is.
     """
-    doomed = [path for path in named(root)[: -max(1, keep)] if path.name != best]
+    doomed = named(root)[: -max(1, keep)]
     for path in doomed:
         gone = root / f".{path.name}.{uuid.uuid4().hex[:8]}.old"  # renamed first: a kill here leaves no half checkpoint
         os.rename(path, gone)
@@ -193,7 +187,8 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
     torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.tensor(list(bytes.fromhex(s)), dtype=torch.uint8) for s in state["cuda"]])
+        there = state["cuda"][: torch.cuda.device_count()]  # a machine may have fewer devices than the one before
+        torch.cuda.set_rng_state_all([torch.tensor(list(bytes.fromhex(s)), dtype=torch.uint8) for s in there])
 
 
 class HasState(Protocol):

@@ -1,11 +1,10 @@
 """A step's rows dealt to several processes of one thread each, whose gradients are summed in a fixed order.
 
-The products of a small model are too short for threads to share: two threads bring 0.7 to 1.5 times the speed of one,
-two processes nearly twice (docs/log.md). The others are forks of this process: frozen weights are shared as they are,
-what learns lies in shared memory, and only gradients and losses travel. What the others draw at random begins with a
-number that this process draws, whose generator checkpoints keep. Larger models, other devices, full fine-tuning and
-systems without fork keep one process and its threads. The same number of threads gives the same bytes, another one
-other roundings and draws.
+The products of a small model are too short for threads to share (`models/threads.py`), the rows of a step are not. The
+others are forks of this process: frozen weights are shared as they are, what learns lies in shared memory, and only
+gradients and losses travel. What the others draw at random begins with a number that this process draws, whose
+generator checkpoints keep. Larger models, other devices, full fine-tuning and systems without fork keep one process and
+its threads. The same number of threads gives the same bytes, another one other roundings and draws.
 """
 
 from __future__ import annotations

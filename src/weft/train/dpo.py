@@ -36,6 +36,7 @@ from weft.train.settle import settled
 from weft.train.sharded import frozen, together
 from weft.train.steps import Steps, Trained
 from weft.train.stop import Stop
+from weft.train.too_long import tell_left_out
 from weft.train.vocabulary import require_tokens, tokens_to_train
 
 
@@ -85,9 +86,10 @@ def train(
     nothing learned; Stopped where `stop` or SIGTERM says so.
     """
     pairs, skipped = render(base, train, int(config.max_tokens))
-    held_out, _ = render(base, validation, int(config.max_tokens))
+    held_out, skipped_validation = render(base, validation, int(config.max_tokens))
+    tell_left_out(run, progress.say, min(int(config.max_tokens), base.context), skipped, skipped_validation)
     plan = keep(run, _planned(base, pairs, held_out, config), progress)
-    steps = Steps(run, base, config, len(pairs), progress, stop, tokens=_tokens(base, pairs, config))
+    steps = Steps(run, base, config, len(pairs), progress, stop, config.stop_on, _tokens(base, pairs, config))
     fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
 
     with steps.listening(), frozen(base.model, config.precision):
@@ -111,7 +113,7 @@ def train(
                     steps.look(**fit(lambda most: _validation(base, held_out, most, config)))
                 steps.save_if_due()
 
-    return steps.publish(skipped)
+    return steps.publish(skipped, skipped_validation)
 
 
 def add_gradient(base: Base, pairs: Sequence[Pair], size: int, most: int, config: DpoConfig) -> tuple[float, Tensor]:

@@ -16,3 +16,6 @@ class DpoConfig(TuningConfig):
     """How dear it is to move away from the base: the smaller, the further (Rafailov et al. 2023, arXiv:2305.18290)."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """`sigmoid`: as DPO; `ipo`: a fixed margin per token, overfits less (Azar et al. 2023, arXiv:2310.12036)."""
+    stop_on: Literal["loss", "reward_accuracy"] = "loss"
+    """What early stopping and the choice of the best go by, on the validation pairs: the `loss`, or the share whose
+    better reply gained more than the worse one."""

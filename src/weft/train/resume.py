@@ -6,7 +6,7 @@ What a checkpoint is on disk is `checkpoint.py`'s business; when one is written 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from weft.errors import ResourceError
 from weft.runs import Run, explained
 from weft.train import checkpoint
 from weft.train.checkpoint_choice import Chosen, choose, set_aside
+from weft.train.conditions import changed
 from weft.train.warn import warn
 
 KEPT = 2
@@ -36,6 +37,10 @@ class State:
     best_measures: dict[str, float] = field(default_factory=dict)
     looks_without_gain: int = 0
     curve: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {"train": [], "validation": []})
+    conditions: dict[str, str] = field(default_factory=dict)
+    """Under which the steps since the last resume were done; empty in what an earlier version of weft saved."""
+    not_exact: list[str] = field(default_factory=list)
+    """Each resume under other conditions, in words."""
 
 
 def save(
@@ -61,19 +66,21 @@ def resume(
     parameters: Sequence[Tensor],
     best: Sequence[Tensor],
     optimizer: checkpoint.HasState,
+    conditions: Mapping[str, str],
     say: Callable[[str], None] = lambda _: None,
 ) -> State:
     """The newest sound checkpoint put back in place; a fresh state where there is none.
 
     Damaged ones that are newer are set aside, with a warning among the run's events and to `say`: what they held is
-    done again. Raises DamageError where none is sound.
+    done again. Where it was made under other `conditions` that is said there too, and noted in the state. Raises
+    DamageError where none is sound.
     """
     root = run.path("checkpoints")
     checkpoint.sweep(root)
     chosen = choose(root)
     if chosen is None:
         run.forget_metrics_after(0)
-        return State()
+        return State(conditions=dict(conditions))
     _pass_over(run, chosen, say)
     with torch.no_grad():
         for i, (parameter, kept) in enumerate(zip(parameters, best, strict=True)):
@@ -83,8 +90,21 @@ def resume(
     checkpoint.restore_random_state(chosen.state.pop("random"))
     state = State(**chosen.state)
     run.forget_metrics_after(state.step)
-    run.event("resumed", step=state.step)
+    _note_conditions(run, state, conditions, say)
     return state
+
+
+def _note_conditions(run: Run, state: State, now: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Take down that training goes on, and warn where roundings are others from here on."""
+    if difference := changed(state.conditions, now):
+        told = (
+            f"Training goes on from step {state.step} with {difference}: its result is not exact, for it can differ in "
+            "rounding from that of an undisturbed training and will not be equal to it to the byte."
+        )
+        warn(run, say, told, was=state.conditions, now=dict(now))
+        state.not_exact.append(f"from step {state.step} on with {difference}")
+    run.event("resumed", step=state.step, **({"not_exact": difference} if difference else {}))
+    state.conditions = dict(now)
 
 
 def _pass_over(run: Run, chosen: Chosen, say: Callable[[str], None]) -> None:

@@ -30,6 +30,7 @@ from weft.train.sft_config import SftConfig
 from weft.train.sharded import frozen, together
 from weft.train.steps import Steps, Trained
 from weft.train.stop import Stop
+from weft.train.too_long import tell_left_out
 from weft.train.vocabulary import require_tokens, tokens_to_train
 
 
@@ -82,8 +83,9 @@ def train(
     if config.stop_on != "loss" and judge is None:
         raise UsageError(f"--stop-on {config.stop_on}: nothing here grades answers. Leave it out.")
     rows = Rows(base, train, config)
-    held_out = Rows(base, validation, config).as_served
-    served = rows.as_served
+    looked_at = Rows(base, validation, config)
+    served, held_out = rows.as_served, looked_at.as_served
+    tell_left_out(run, progress.say, min(int(config.max_tokens), base.context), rows.skipped, looked_at.skipped)
     lengths = [len(row.ids) for row in served]
     first = rows.of(range(len(served)), epoch=0)
     tokens = tokens_to_train(base, config, [*served, *first])
@@ -112,4 +114,4 @@ def train(
                 steps.look(**fit(lambda most: look(base, held_out, most, config)), **scores)
             steps.save_if_due()
 
-    return steps.publish(rows.skipped)
+    return steps.publish(rows.skipped, looked_at.skipped)

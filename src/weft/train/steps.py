@@ -7,10 +7,11 @@
         if steps.look_due:
             steps.look(validation_loss)                    # keep the best parameters, and the epoch's where wanted
         steps.save_if_due()
-    trained = steps.publish(skipped_lines)
+    trained = steps.publish(skipped_lines, skipped_validation_lines)
 
 State is saved between steps only, and batches are a function of seed, epoch and position: a run that was killed goes on
-and ends in the same bytes. Nothing is published that is not finite or that training did not change.
+and ends in the same bytes, or says why not (`conditions.py`). Nothing is published that is not finite or that training
+did not change.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from weft.progress import Progress
 from weft.runs import Run
 from weft.train import processes
 from weft.train.batches import epoch_batches
+from weft.train.conditions import conditions
 from weft.train.learner import Learner
 from weft.train.looks import Looks
 from weft.train.publish import require_finite, write_result
@@ -98,7 +100,8 @@ class Steps:
         First puts back what the newest sound checkpoint of the run holds, where there is one. Raises Stopped between
         steps where that is ordered, with everything saved.
         """
-        self.state = resume(self._run, self.parameters, self._learner.best, self._learner.optimizer, self._progress.say)
+        learner, now = self._learner, conditions(self._base, self._config)
+        self.state = resume(self._run, self.parameters, learner.best, learner.optimizer, now, self._progress.say)
         self._saved_step = self.state.step
         self._started = self._saved = time.monotonic()
         self._before = self.state.seconds
@@ -191,7 +194,7 @@ class Steps:
             "Nothing is lost; the same command goes on from here."
         )
 
-    def publish(self, skipped_lines: Sequence[int]) -> Trained:
+    def publish(self, skipped_lines: Sequence[int], skipped_validation_lines: Sequence[int] = ()) -> Trained:
         """Put the best parameters back, write `adapter/` (or `model/` with `full`) into the run, return the record.
 
         Raises TrainError where they are not finite or training did not change them.
@@ -220,6 +223,8 @@ class Steps:
             seconds=round(state.seconds, 1),
             tokens=state.tokens,
             skipped_lines=tuple(skipped_lines),
+            skipped_validation_lines=tuple(skipped_validation_lines),
+            not_exact=tuple(state.not_exact),
             result=result,
             curve=state.curve,
         )

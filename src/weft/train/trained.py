@@ -26,6 +26,11 @@ class Trained:
     seconds: float
     tokens: int
     skipped_lines: tuple[int, ...]
+    """Lines of what was too long to train on."""
+    skipped_validation_lines: tuple[int, ...]
+    """Lines of what was too long to be looked at."""
+    not_exact: tuple[str, ...]
+    """Why the bytes are not those of an undisturbed training: each resume under other threads, devices or numbers."""
     result: str
     curve: dict[str, list[tuple[int, float]]]
 

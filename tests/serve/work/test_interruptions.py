@@ -194,7 +194,7 @@ def test_a_paused_job_whose_newest_checkpoint_a_disk_damaged_goes_on_from_the_on
 ) -> None:
     """Paused and resumed it ends in the same bytes, whatever was damaged meanwhile; its owner reads of it."""
     job, checkpoints = _paused(house)
-    before, newest = checkpoint.all_in(checkpoints)
+    before, newest = checkpoint.named(checkpoints)
     _damage(newest)
     house.store.jobs.resume("local", job.id)
     _same(house, job, undisturbed)
@@ -207,7 +207,7 @@ def test_a_paused_job_whose_newest_checkpoint_a_disk_damaged_goes_on_from_the_on
 
 def test_a_job_whose_checkpoints_are_all_damaged_fails_once_and_is_told_what_to_do(house: House) -> None:
     job, checkpoints = _paused(house)
-    for folder in checkpoint.all_in(checkpoints):
+    for folder in checkpoint.named(checkpoints):
         _damage(folder)
     house.store.jobs.resume("local", job.id)
     done = house.ended(job)
