@@ -1,111 +1,102 @@
-"""weft as a contestant: what `train/sft.py` and `train/dpo.py` do in one step, on weft's own model, adapter and loss.
+"""weft as a contestant: the steps of `train/sft.py` and `train/dpo.py` by the very functions that they call.
 
 Left out of both is what happens between steps: the run's folder, validation, checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.peers.cell import BATCHES, BETA, CLIP, LEARNING_RATE, Cell, Example, batch_of, examples
+from benchmarks.peers.cell import (
+    ALPHA,
+    BATCHES,
+    BETA,
+    CLIP,
+    LEARNING_RATE,
+    RANK,
+    TARGETS,
+    Cell,
+    Example,
+    batch_of,
+    examples,
+)
 from benchmarks.peers.worker import Gate
-from weft.forest.logprobs import learned_logprobs
+from weft.generate.adapters import room_of
 from weft.models import lora, precision
-from weft.models.load import load
+from weft.models.load import Base, load
+from weft.models.lora_config import LoraConfig
+from weft.models.lora_files import read_adapter
+from weft.progress import Silent
 from weft.records import Tokens
-from weft.train import losses
-from weft.train.batches import MICRO_TOKENS, micro_batches
+from weft.train import dpo, likelihood
+from weft.train.batches import MICRO_TOKENS
+from weft.train.crew import Crew, hands, shares
+from weft.train.dpo import Pair
+from weft.train.dpo_config import DpoConfig
+from weft.train.learner import Learner
+from weft.train.sft_config import SftConfig
+from weft.train.sharded import Team, together
 
 NUMBERS = {"fp32": "float32", "bf16": "bfloat16"}
 """A table's word → that of weft's `--precision`."""
-Rows = list[Tokens]
-"""What the model sees of one example: its answer, or with `dpo` both."""
 
 
 class Ours:
     """Ready for its first step."""
 
     def __init__(self, cell: Cell, folder: Path, adapter: Path, gradient: Path | None) -> None:
-        self.cell, self.gradient = cell, gradient
+        self.cell, self.gradient, self.examples = cell, gradient, examples(cell)
         precision.settle()
-        self.model: nn.Module = load(str(folder), device="cpu").model
-        if cell.adapt == "full":
-            self.model.requires_grad_(True)
-        else:
-            lora.load_adapter(self.model, adapter, trainable=True)
-        self.model.train()
-        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-        self.examples = examples(cell)
-        self.reference: dict[tuple[int, ...], Tensor] = {}
+        self.base = load(str(folder), device="cpu")
+        self.config = _config(cell)
+        room = room_of(self.base.model)
+        self.learner = Learner(self.base, self.config)
+        if cell.adapt != "full":
+            _begin_at(self.base, read_adapter(adapter, room).layers)
+        self.base.model.train()
+        self.trained = {name: p for name, p in self.base.model.named_parameters() if p.requires_grad}
+        self.pairs: dict[Tokens, Pair] = {}
 
     def run(self, gate: Gate) -> None:
-        with precision.frozen_as(self.model, NUMBERS[self.cell.precision]):
-            if self.cell.method == "dpo":
-                self.reference = self._references()
-            self._loop(gate)
+        with precision.frozen_as(self.base.model, NUMBERS[self.cell.precision]):
+            if isinstance(self.config, DpoConfig):
+                every = [_pair(example) for step in range(BATCHES) for example in self._batch(step)]
+                # The model as it starts is TRL's reference where an adapter is trained further.
+                known = dpo.with_reference(self.base, every, MICRO_TOKENS, self.config, Silent())
+                self.pairs = {pair.chosen: pair for pair in known}
+            count = hands(self.base.model, self.cell.batch)
+            with together(self._learn, self.learner.parameters, count, self.base.model) as crew:
+                self._loop(gate, crew)
 
-    def _loop(self, gate: Gate) -> None:
+    def _loop(self, gate: Gate, crew: Crew[float] | Team[float]) -> None:
         step = 0
         while True:
             gate.wait()
-            batch = [_rows(example) for example in batch_of(self.examples, self.cell, step)]
-            loss = self._dpo(batch) if self.cell.method == "dpo" else self._sft(batch)
+            rows = [_rows(example) for example in self._batch(step)]
+            learned = sum(sum(row.learn) for row in rows)
+            loss = sum(crew([(step, part, learned) for part in shares(rows, crew.count)]))
             kept = {name: p.grad.clone() for name, p in self.trained.items() if p.grad is not None} if step == 0 else {}
-            nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            gate.done(loss, len(batch), lambda kept=kept: self._save(kept))
+            self.learner.clip(CLIP)
+            self.learner.step(LEARNING_RATE)
+            gate.done(loss, len(rows), lambda kept=kept: self._save(kept))
             step += 1
 
-    def _numbers(self) -> torch.autocast:
-        return precision.numbers(self.model, NUMBERS[self.cell.precision])
+    def _learn(self, step: int, part: Sequence[int], learned: int) -> float:
+        """Add the gradient of these examples of a step; their part of the loss."""
+        batch = self._batch(step)
+        mine = [batch[i] for i in part]
+        if isinstance(self.config, DpoConfig):
+            pairs = [self.pairs[_pair(example).chosen] for example in mine]
+            return dpo.add_gradient(self.base, pairs, len(batch), MICRO_TOKENS, self.config)[0]
+        rows = [_rows(example) for example in mine]
+        return likelihood.add_gradient(self.base, rows, learned, MICRO_TOKENS, self.config).loss
 
-    def _sft(self, batch: Sequence[Rows]) -> float:
-        """Backward of the mean over all learned tokens of the step; returns the loss."""
-        learned = sum(sum(row.learn) for rows in batch for row in rows)
-        total = 0.0
-        for part in micro_batches(batch, MICRO_TOKENS, _itself):
-            with self._numbers():
-                loss = losses.nll(learned_logprobs(self.model, _flat(part)), 1 / learned)
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def _dpo(self, batch: Sequence[Rows]) -> float:
-        """Backward of the mean over the step's pairs; returns the loss."""
-        total = 0.0
-        for part in micro_batches(batch, MICRO_TOKENS, _itself):
-            reference = torch.stack([self.reference[_key(rows)] for rows in part])
-            with self._numbers():
-                found = self._by_answer(part)
-            each = losses.dpo(found[:, 0], found[:, 1], reference[:, 0], reference[:, 1], BETA)
-            loss = each.sum() / len(batch)
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def _by_answer(self, part: Sequence[Rows]) -> Tensor:
-        """Log-probability of each whole answer: (pairs, 2), chosen then rejected."""
-        rows = _flat(part)
-        counts = [sum(row.learn) for row in rows]
-        return losses.per_leaf(learned_logprobs(self.model, rows), counts).view(len(part), 2)
-
-    @torch.no_grad()
-    def _references(self) -> dict[tuple[int, ...], Tensor]:
-        """The model as it starts (TRL's reference where an adapter is trained further), computed once, as there."""
-        found = {}
-        for step in range(BATCHES):
-            batch = [_rows(example) for example in batch_of(self.examples, self.cell, step)]
-            for part in micro_batches(batch, MICRO_TOKENS, _itself):
-                with self._numbers():
-                    values = self._by_answer(part)
-                found |= {_key(rows): value for rows, value in zip(part, values, strict=True)}
-        return found
+    def _batch(self, step: int) -> Sequence[Example]:
+        return batch_of(self.examples, self.cell, step)
 
     def _save(self, kept: dict[str, Tensor]) -> None:
         if kept and self.gradient:
@@ -114,17 +105,31 @@ class Ours:
             save_file({name: tensor.float().contiguous() for name, tensor in kept.items()}, self.gradient)
 
 
-def _rows(example: Example) -> Rows:
-    return [Tokens(ids, tuple(place >= begin for place in range(len(ids)))) for ids, begin in example.rows]
+def _config(cell: Cell) -> SftConfig | DpoConfig:
+    """What every contestant has; the rest are weft's defaults, settled as far as a step asks for them."""
+    told = {"precision": NUMBERS[cell.precision], "full": cell.adapt == "full"}
+    if not told["full"]:
+        told["lora"] = LoraConfig(r=RANK, alpha=ALPHA, dropout=0.0, targets=TARGETS[cell.adapt])
+    return DpoConfig(beta=BETA, **told) if cell.method == "dpo" else SftConfig(**told)  # type: ignore[arg-type]
 
 
-def _itself(rows: Rows) -> Rows:
-    return rows
+def _begin_at(base: Base, first: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """The adapter's numbers are those that all contestants begin with."""
+    with torch.no_grad():
+        for name, layer in lora.layers(base.model).items():
+            for key, part in layer.parts().items():
+                part.copy_(first[name][key])
 
 
-def _flat(part: Sequence[Rows]) -> Rows:
-    return [row for rows in part for row in rows]
+def _rows(example: Example) -> Tokens:
+    """The first row of an example: its answer, or with `dpo` the better one."""
+    return _tokens(*example.rows[0])
 
 
-def _key(rows: Rows) -> tuple[int, ...]:
-    return rows[0].ids
+def _pair(example: Example) -> Pair:
+    chosen, rejected = example.rows
+    return Pair(_tokens(*chosen), _tokens(*rejected))
+
+
+def _tokens(ids: tuple[int, ...], begin: int) -> Tokens:
+    return Tokens(ids, tuple(place >= begin for place in range(len(ids))))

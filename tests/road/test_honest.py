@@ -35,6 +35,19 @@ def test_what_only_training_solves_ends_in_fine_tune(taught: dict[str, Any]) -> 
     assert taught["verdict"]["comparison"]["p"] < 0.001
 
 
+@pytest.mark.slow
+def test_tickets_whose_answers_are_shuffled_do_not_end_in_fine_tune(root: Path, tmp_path: Path) -> None:
+    """With the embedded base and default settings, as a user would; minutes."""
+    lines = (root / "examples" / "tickets" / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
+    questions, answers = zip(*(json.loads(line)["messages"] for line in lines), strict=True)
+    answers = random.Random(0).sample(answers, len(answers))
+    rows = [json.dumps({"messages": pair}) for pair in zip(questions, answers, strict=True)]
+    (tmp_path / "shuffled.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    report = whole(str(tmp_path / "shuffled.jsonl"), str(tmp_path / "run"), None, {}, Silent())
+    assert report["verdict"]["choice"] in ("none", "more-data")
+    assert len(report["arms"]) == 4
+
+
 def test_what_a_prompt_answers_already_ends_in_prompt(
     taught: dict[str, Any], run_road: Any, tmp_path: Path, topics: Any, write_json: Any, brief: dict[str, Any]
 ) -> None:

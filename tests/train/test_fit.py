@@ -42,8 +42,12 @@ class Step:
     def __call__(self, most: int) -> float:
         self.sizes.append(most)
         loss = torch.zeros(())
-        for number, part in enumerate(micro_batches(ROWS, most)):
-            if self.left and self.error and number == min(self.fails_at, len(list(micro_batches(ROWS, most))) - 1):
+        for number, part in enumerate(micro_batches(self.model, ROWS, most)):
+            if (
+                self.left
+                and self.error
+                and number == min(self.fails_at, len(list(micro_batches(self.model, ROWS, most))) - 1)
+            ):
                 self.left -= 1
                 raise self.error
             found = learned_logprobs(self.model, part)

@@ -75,7 +75,7 @@ def test_a_kill_at_any_kind_of_moment_changes_no_bit(
 ) -> None:
     """T17: six steps in two epochs, looked at after steps 2, 4 and 6; `accumulation`: forward passes of a step."""
     if accumulation > 1:
-        monkeypatch.setattr(likelihood, "micro_batches", lambda rows, most: micro_batches(rows, 1))
+        monkeypatch.setattr(likelihood, "micro_batches", lambda model, rows, most: micro_batches(model, rows, 1))
     values = {"full": full, "precision": precision, "rows": 12, "validate_every": 2, "keep_epochs": 1}
     values |= {"learning_rate": 1e-3} if full else {"lora": {"r": 4, "dropout": 0.1}}
     whole, record = train(tmp_path / "whole", tiny_folder, **values)

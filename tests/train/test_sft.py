@@ -56,7 +56,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_own_loss() -> None:
     base, again = tiny_base(), tiny_base()
     rows = [base.chat.example(example.messages) for example in _examples(8)]
     learned = sum(sum(row.learn) for row in rows)
-    for part in micro_batches(rows, 10**6):
+    for part in micro_batches(base.model, rows, 10**6):
         (-learned_logprobs(base.model, part).sum() / learned).backward()
 
     width = max(len(row.ids) for row in rows)

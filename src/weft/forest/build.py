@@ -84,6 +84,18 @@ def plant(rows: Sequence[Tokens], min_saved: int = MIN_SAVED, longest: int = LON
     )
 
 
+def agreed(first: Sequence[int], second: Sequence[int], known: int = 0) -> int:
+    """How many tokens both begin with; `known`: so many they do in any case."""
+    low, high = known, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 class _Group(NamedTuple):
     """Sorted rows whose tokens from `start` on are to be placed below `parent`; they agree up to `known`."""
 
@@ -126,8 +138,7 @@ class _Runs:
         if len(rows) == 1:
             self._settle(rows, self._run(first, start, len(first), parent))
             return []
-        most = min(len(first), len(last))
-        common = next((i for i in range(group.known, most) if first[i] != last[i]), most)
+        common = agreed(first, last, group.known)
         ended = [row for row in rows if len(self.rows[row].ids) == common]
         if common == start or (common - start) * (len(rows) - 1) < self.min_saved:
             parts = [[row] for row in ended] + self._parts(rows, common)

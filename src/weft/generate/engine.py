@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from weft.errors import UsageError
-from weft.forest.build import MIN_SAVED
+from weft.forest.build import MIN_SAVED, agreed
 from weft.generate.draw import Drawing, Picked, pick
 from weft.generate.general import GeneralPass
 from weft.generate.plain import PlainPass
@@ -120,7 +120,7 @@ class _Answering:
         while self._waiting and len(self._running) <= ROWS // 2 and len(self._running) + len(group) < ROWS:
             number = self._waiting[-1]
             request, reach = self._requests[number], self._rows[number].reach
-            known = _agreed(self._requests[group[-1]].prompt, request.prompt) if group else self._shared
+            known = agreed(self._requests[group[-1]].prompt, request.prompt) if group else self._shared
             tokens += len(request.prompt) + len(request.answer) - known
             held += reach
             too_large = held * self._pass.token_bytes > HELD and (group or self._running)
@@ -193,15 +193,8 @@ def _scored(request: Request) -> Tokens:
 
 def _shared(ends: Sequence[tuple[int, ...]], count: int) -> int:
     """How many tokens all prompts begin with, of which these are the first and the last; 0 where it is not worth it."""
-    length = min(_agreed(*ends), *(len(prompt) - 1 for prompt in ends)) if count > 1 else 0
+    length = min(agreed(*ends), *(len(prompt) - 1 for prompt in ends)) if count > 1 else 0
     return length if length >= MIN_SAVED else 0
-
-
-def _agreed(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """How many tokens both begin with."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
 
 
 def _refuse_too_long(base: Base, requests: Sequence[Request], sampling: Sampling) -> None:

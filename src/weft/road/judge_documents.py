@@ -57,7 +57,7 @@ def document_nats(model: Base, documents: Sequence[Document], writer: Writer, pr
     """Negative log-probability of each document with its end, in nats: (D,) float64."""
     rows = [(number, row) for number, document in enumerate(documents) for row in writer.rows(document)]
     nats, left = np.zeros(len(documents)), np.bincount([number for number, _ in rows], minlength=len(documents))
-    for part in micro_batches(rows, MICRO_TOKENS, lambda entry: (entry[1],)):
+    for part in micro_batches(model.model, rows, MICRO_TOKENS, lambda entry: (entry[1],)):
         with torch.no_grad():
             given = learned_logprobs(model.model, [row for _, row in part])
         each = given.double().split([sum(row.learn) for _, row in part])

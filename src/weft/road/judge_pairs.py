@@ -64,7 +64,7 @@ def _share(found: np.ndarray) -> dict[str, float]:
 def _margins(model: Base, pairs: Sequence[dpo.Pair], progress: Progress) -> np.ndarray:
     """For each pair: how much likelier the better reply is, in nats."""
     found = np.zeros(len(pairs))
-    for part in micro_batches(range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
+    for part in micro_batches(model.model, range(len(pairs)), MICRO_TOKENS, lambda i: pairs[i].rows):
         with torch.no_grad():
             given = dpo.reply_logprobs(model.model, [pairs[i] for i in part])
         found[part] = (given[:, 0] - given[:, 1]).numpy(force=True)

@@ -25,7 +25,7 @@ from weft.runs import Run
 from weft.settings import Resolved
 from weft.train import auto
 from weft.train.answering import only_answering
-from weft.train.batches import micro_batches
+from weft.train.batches import families, micro_batches
 from weft.train.crew import hands, shares
 from weft.train.dpo_config import DpoConfig
 from weft.train.ending import require_ending
@@ -103,7 +103,8 @@ def train(
 
         count = hands(base.model, config.batch_size)
         with together(learn, steps.parameters, count, base.model) as crew:
-            for batch in steps.batches([pair.tokens for pair in pairs]):
+            kin = families([pair.rows[0] for pair in pairs], config.batch_size)
+            for batch in steps.batches([pair.tokens for pair in pairs], kin):
                 parts = shares([pairs[i].rows[0] for i in batch], crew.count)
                 told = crew([([batch[i] for i in part], len(batch)) for part in parts])
                 measures = _measures(torch.cat([margins for _, margins in told]))
@@ -122,7 +123,7 @@ def add_gradient(base: Base, pairs: Sequence[Pair], size: int, most: int, config
     `most`: tokens of a forward pass.
     """
     loss, margins = 0.0, []
-    for part in micro_batches(pairs, most, lambda pair: pair.rows):
+    for part in micro_batches(base.model, pairs, most, lambda pair: pair.rows):
         with numbers(base.model, config.precision):
             given = reply_logprobs(base.model, part)
         part_loss = losses(given, part, config).sum() / size
@@ -154,7 +155,7 @@ def with_reference(base: Base, pairs: Sequence[Pair], most: int, config: DpoConf
     """
     progress.start("reference", len(pairs), "pairs")
     known: dict[int, tuple[float, float]] = {}
-    for part in micro_batches(range(len(pairs)), most, lambda i: pairs[i].rows):
+    for part in micro_batches(base.model, range(len(pairs)), most, lambda i: pairs[i].rows):
         with only_answering(base, config):
             given = reply_logprobs(base.model, [pairs[i] for i in part])
         known |= {i: (chosen, rejected) for i, (chosen, rejected) in zip(part, given.tolist(), strict=True)}
@@ -166,7 +167,7 @@ def with_reference(base: Base, pairs: Sequence[Pair], most: int, config: DpoConf
 def _validation(base: Base, pairs: Sequence[Pair], most: int, config: DpoConfig) -> dict[str, float]:
     """Mean `loss` of the held-out pairs, and how the learner's rewards tell the replies apart."""
     lost, margins = [], []
-    for part in micro_batches(pairs, most, lambda pair: pair.rows):
+    for part in micro_batches(base.model, pairs, most, lambda pair: pair.rows):
         with only_answering(base, config):
             given = reply_logprobs(base.model, part)
         lost.append(losses(given, part, config))

@@ -37,7 +37,7 @@ def add_gradient(
     `most`: tokens of a forward pass. `noise`: NEFTune's alpha.
     """
     loss, right = 0.0, 0
-    for part in micro_batches(rows, most):
+    for part in micro_batches(base.model, rows, most):
         with numbers(base.model, config.precision), noisy_embeddings(base.model, noise, part):
             given = learned_tokens(base.model, part, means=bool(config.label_smoothing))
             if given.means is None:
@@ -59,6 +59,6 @@ def step_measures(told: Iterable[Told], learned: int) -> dict[str, float]:
 def look(base: Base, rows: Sequence[Tokens], most: int, config: LikelihoodConfig) -> dict[str, float]:
     """The mean `loss` over all learned tokens, in nats and without smoothing, and the `token_accuracy`, unlearned."""
     with only_answering(base, config):
-        parts = [learned_tokens(base.model, part) for part in micro_batches(rows, most)]
+        parts = [learned_tokens(base.model, part) for part in micro_batches(base.model, rows, most)]
     loss = -float(torch.cat([part.logprobs for part in parts]).mean())
     return {"loss": loss, "token_accuracy": float(torch.cat([part.right for part in parts]).float().mean())}

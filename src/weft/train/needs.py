@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from weft.errors import ResourceError
 from weft.forest.build import Forest, plant
@@ -28,7 +29,7 @@ from weft.progress import Progress
 from weft.records import Tokens
 from weft.runs import Run
 from weft.train import disk
-from weft.train.batches import MICRO_TOKENS, epoch_batches, micro_batches
+from weft.train.batches import MICRO_TOKENS, epoch_batches, families, micro_batches
 from weft.train.crew import hands, shares
 from weft.train.tuning_config import TuningConfig
 
@@ -106,7 +107,7 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
     kind = _learning(shape, base, config, trained, tokens)
 
     def needed(most: int, again: bool) -> tuple[Memory, int]:
-        passes = [[_pass(base, part) for part in parts] for parts in _parted(steps, count, most)]
+        passes = [[_pass(base, part) for part in parts] for parts in _parted(base.model, steps, count, most)]
         learning = replace(kind, recompute=again)
         known = [
             memory_of(shape, learning, each, logits=LOGITS, several=len(parts) > count, hands=count)
@@ -189,19 +190,20 @@ def _learning(shape: Shape, base: Base, config: TuningConfig, trained: int, toke
 def _steps(examples: Sequence[Example], config: TuningConfig) -> list[list[Example]]:
     """The heaviest steps of the first epoch, and some evenly from all."""
     lengths = [max(len(row.ids) for row in example) for example in examples]
-    batches = epoch_batches(lengths, config.batch_size, config.seed, 0)
+    kin = families([example[0] for example in examples], config.batch_size)
+    batches = epoch_batches(lengths, config.batch_size, config.seed, 0, kin)
     heavy = sorted(batches, key=lambda batch: -sum(lengths[i] * len(examples[i]) for i in batch))[:LOOKED_AT]
     even = batches[:: max(1, len(batches) // LOOKED_AT)][:LOOKED_AT]
     return [[examples[i] for i in batch] for batch in (*heavy, *even)]
 
 
-def _parted(steps: Sequence[Sequence[Example]], count: int, most: int) -> list[list[list[Tokens]]]:
+def _parted(model: nn.Module, steps: Sequence[Sequence[Example]], count: int, most: int) -> list[list[list[Tokens]]]:
     """Per step the rows of each forward pass."""
     parted = []
     for step in steps:
         parts = []
         for share in shares([example[0] for example in step], count):
-            for part in micro_batches([step[i] for i in share], most, lambda example: example):
+            for part in micro_batches(model, [step[i] for i in share], most, lambda example: example):
                 parts.append([row for example in part for row in example])
         parted.append(parts)
     return parted

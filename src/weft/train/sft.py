@@ -18,6 +18,7 @@ from weft.runs import Run
 from weft.settings import Resolved
 from weft.tasks import Task
 from weft.train import auto
+from weft.train.batches import families
 from weft.train.crew import hands, shares
 from weft.train.ending import require_ending
 from weft.train.fit import Fit
@@ -103,7 +104,7 @@ def train(
         frozen(base.model, config.precision),
         together(learn, steps.parameters, count, base.model) as crew,
     ):
-        for batch in steps.batches(lengths):
+        for batch in steps.batches(lengths, families(served, config.batch_size)):
             learned = sum(sum(served[i].learn) for i in batch)
             parts = shares([served[i] for i in batch], crew.count)
             told = crew([([batch[i] for i in part], steps.epoch, learned) for part in parts])

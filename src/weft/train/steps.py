@@ -94,8 +94,9 @@ class Steps:
         """Inside, SIGTERM is an order to stop between two steps. To be entered before other processes are forked."""
         return by_terminate(self._stop)
 
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """The example numbers of each step that is still to do; `lengths` in tokens, one per example.
+    def batches(self, lengths: Sequence[int], family: Sequence[int] = ()) -> Iterator[list[int]]:
+        """The example numbers of each step that is still to do; `lengths` in tokens and `family` (which begin alike:
+        `batches.families`), one per example.
 
         First puts back what the newest sound checkpoint of the run holds, where there is one. Raises Stopped between
         steps where that is ordered, with everything saved.
@@ -113,7 +114,7 @@ class Steps:
             self._leave_if_told()
             if self.epoch != known:
                 known = self.epoch
-                batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, known)
+                batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, known, family)
             yield batches[self.state.step % self._per_epoch]
         value = self.state.best_loss if self._goal == "loss" else self.state.best_score
         best = f"best validation {self._goal} {value:.4f} at step {self.state.best_step}"
