@@ -107,7 +107,7 @@ def judge(model: nn.Module, mix: Mix, cases: Sequence[Case]) -> list[bool]:
         begin = len(prompt) + len(mix.roles["assistant"])
         rows.append(Tokens(tuple(ids), tuple(place >= begin for place in range(len(ids)))))
     verdicts: dict[int, bool] = {}
-    for part in micro_batches(range(len(rows)), MICRO_TOKENS, lambda case: (rows[case],)):
+    for part in micro_batches(model, range(len(rows)), MICRO_TOKENS, lambda case: (rows[case],)):
         right = learned_tokens(model, [rows[case] for case in part]).right
         counts = [sum(rows[case].learn) for case in part]
         verdicts |= {case: bool(own.all()) for case, own in zip(part, right.split(counts), strict=True)}
@@ -126,7 +126,7 @@ def bits_per_byte(model: nn.Module, mix: Mix, texts: Sequence[str], limit: int =
         size += len(text.encode())
     windows = [ids[start : start + WINDOW + 1] for start in range(0, len(ids) - 1, WINDOW)]
     rows = [Tokens(tuple(window), (False, *[True] * (len(window) - 1))) for window in windows]
-    nats = -sum(float(learned_logprobs(model, part).sum()) for part in micro_batches(rows, MICRO_TOKENS))
+    nats = -sum(float(learned_logprobs(model, part).sum()) for part in micro_batches(model, rows, MICRO_TOKENS))
     return nats / math.log(2) / size
 
 

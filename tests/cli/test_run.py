@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,43 @@ def test_a_run_without_a_name_is_found_again_by_its_settings(weft: Any, work: Pa
     other = json.loads(weft("train", "a.csv", "--base", "tiny", *BRIEF, "--seed", 1, "--json")[1])
     assert other["run"] != first["run"]
     assert weft("eval", first["run"], "--json")[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_resume_goes_on_with_a_run_and_never_begins_one(weft: Any, work: Path, verb: str) -> None:
+    told = [verb, "a.csv", "--base", "tiny", *BRIEF, "--seed", 7]
+    runs = sorted(work.glob("runs/*"))
+    for out in ([], ["--out", "nowhere"]):
+        code, said, err = weft(*told, *out, "--resume")
+        looked_for = Path(out[-1]) if out else Path("runs")
+        assert (code, said) == (2, "") and f"weft: {looked_for}" in err.splitlines()[-1]
+        assert "--resume found no run here to go on with. Leave --resume out to begin one." in err
+    assert not (work / "nowhere").exists() and sorted(work.glob("runs/*")) == runs
+    first = json.loads(weft("train", "a.csv", "--base", "tiny", *BRIEF, "--seed", 7, "--json")[1])
+    (work / first["run"] / "training.json").unlink()  # as if it had been interrupted: its checkpoints are there
+    code, out, err = weft(*told, "--resume", "--json")
+    assert code == 0 and json.loads(out)["run"] == first["run"], err
+    shutil.rmtree(work / first["run"])
+
+
+def test_resume_takes_the_folder_of_a_run_and_still_refuses_other_settings(weft: Any, work: Path) -> None:
+    assert weft("train", "a.csv", "--base", "tiny", *BRIEF, "--out", "named")[0] == 0
+    (work / "named/training.json").unlink()
+    assert weft("train", "named", "--resume")[0] == 0 and (work / "named/training.json").is_file()
+    assert "resume" not in (work / "named/settings.json").read_text()
+    code, _, err = weft("train", "a.csv", "--base", "tiny", *BRIEF, "--out", "named", "--seed", 9, "--resume")
+    assert code == 2 and "named: holds a run with other settings" in err
+
+
+@pytest.mark.parametrize("method", ["dpo", "pretrain"])
+def test_resume_never_begins_a_run_of_another_method(weft: Any, work: Path, method: str) -> None:
+    pairs = [{"prompt": f"say {n * n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
+    texts = [{"text": f"The number {n * n} is the square of {n}. " * 9} for n in range(60)]
+    rows = pairs if method == "dpo" else texts
+    (work / f"{method}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = weft("train", f"{method}.jsonl", "--method", method, "--base", "tiny", *BRIEF, "--resume")
+    assert code == 2 and f"weft: runs/{method}-" in err and "--resume found no run here" in err
+    assert list(work.glob(f"runs/{method}-*")) == []
 
 
 def test_training_says_by_what_the_best_was_chosen(weft: Any, work: Path) -> None:

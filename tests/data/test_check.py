@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.data.check import RULES, check, overlap
+from weft.data.check import RULES, CheckContext, check, overlap
+from weft.data.check.forms import mixed_forms
 from weft.data.read import scan
 from weft.records import Conversation, Dataset, Finding, Message
 
@@ -120,6 +121,104 @@ def test_answers_in_mixed_forms_name_the_fewer() -> None:
     finding = found(rows(*pairs), "mixed-forms")
     assert finding.message == "98 % of the answers are JSON and 2 % are prose; line 10 is not JSON"
     assert (finding.line, finding.severity) == (10, "warning")
+
+
+def prose(number: int) -> list[tuple[str, str]]:
+    """Free answers, no two alike, a few of them very short."""
+    asked = questions(number)
+    return [(q, f"Dear friend, {q}, and we will see to it." if n % 9 else f"Thanks, {n}!") for n, q in enumerate(asked)]
+
+
+def fixed_lines(number: int) -> list[tuple[str, str]]:
+    return [(f"{q} now", f"Category: {NAMES[n % 5]}\nPriority: {n % 3}") for n, q in enumerate(questions(number))]
+
+
+def mixed(*pairs: tuple[str, str]) -> list[str]:
+    return [finding.message for finding in check(rows(*pairs)) if finding.rule == "mixed-forms"]
+
+
+def test_fixed_lines_beside_prose_are_mixed_forms() -> None:
+    assert mixed(*fixed_lines(60), *prose(60)) == [
+        '50 % of the answers are lines such as "Category: …" and 50 % are prose; lines 61, 62, 63 and 57 more are prose'
+    ]
+    assert mixed(*fixed_lines(59), *prose(1)) == [
+        '98 % of the answers are lines such as "Category: …" and 2 % are prose; line 60 is prose'
+    ]
+    assert mixed(*prose(50), *fixed_lines(10)) == [
+        '17 % of the answers are lines such as "Category: …" and 83 % are prose; '
+        "lines 51, 52, 53 and 7 more are such lines"
+    ]
+
+
+def test_labels_beside_sentences_are_mixed_forms() -> None:
+    finding = found(rows(*labelled(40), *prose(20)), "mixed-forms")
+    assert finding.message == (
+        '67 % of the answers are labels such as "refund" and "delivery" and 33 % are prose; '
+        "lines 41, 42, 43 and 17 more are prose"
+    )
+    assert finding.severity == "warning"
+    assert mixed(*labelled(60), ("Where is it?", "It left our store on Monday, and should be with you by Friday.")) == [
+        '98 % of the answers are labels such as "refund" and "delivery" and 2 % are prose; line 61 is prose'
+    ]
+    assert mixed(*prose(50), *[(f"{q}, yes or no?", label) for q, label in labelled(10, ("yes", "no"))]) == [
+        '17 % of the answers are labels such as "yes" and "no" and 83 % are prose; '
+        "lines 51, 52, 53 and 7 more are labels"
+    ]
+
+
+def test_more_than_two_forms_are_all_named() -> None:
+    objects = [(f"{q} again", json.dumps({"queue": n})) for n, q in enumerate(questions(30))]
+    assert mixed(*objects, *fixed_lines(60), *prose(30)) == [
+        '25 % of the answers are JSON, 50 % are lines such as "Category: …" and 25 % are prose; '
+        "lines 1, 2, 3 and 57 more are of the rarer forms"
+    ]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        prose(120),
+        # a note among letters, the same closing words, one list in JSON
+        [*prose(100), ("a", "Note: see above"), ("b", "Name: Ada\nOrder: 7"), ("c", "[1, 2]")],
+        [*prose(100), *[(f"bye {n}", ("Have a nice day!", "Thank you.")[n % 2]) for n in range(30)]],
+        # short answers of every kind, as to quiz questions
+        [*prose(60), *labelled(20, ("yes", "no")), *[(f"who is {n}", f"Ada the {n}th") for n in range(40)]],
+        # stand-ins are another rule's
+        [*prose(60), *[(f"{q}?", label) for q, label in labelled(20, ("N/A", "none"))]],
+        # lines whose last value is a letter of several lines
+        [*fixed_lines(40), *[(q, f"Category: ada\nReply: Dear {q}\n\nWe will see.") for q in questions(40)]],
+        # labels with a colon, one without; a long label; one with a full stop
+        [(q, ("Billing: refund", "Billing: invoice", "Other")[n % 3]) for n, q in enumerate(questions(60))],
+        labelled(60, ("refund", "a label that says at length what all the others say much more briefly, as labels do")),
+        labelled(60, ("positive", "neutral", "negative.")),
+    ],
+)  # fmt: skip
+def test_answers_of_one_form_are_not_called_mixed(pairs: list[tuple[str, str]]) -> None:
+    assert mixed(*pairs) == []
+
+
+def test_neither_example_nor_real_free_texts_are_called_mixed(root: Path) -> None:
+    for path in ("examples/tickets/tickets.jsonl", "examples/intents/intents.csv"):
+        assert not [finding for finding in check(scan(root / path)) if finding.rule == "mixed-forms"]
+
+
+@pytest.mark.parametrize(
+    ("path", "question", "answer"),
+    [
+        ("bitext-customer-support/support.csv", "instruction", "response"),
+        ("e2e-nlg/devset.csv", "mr", "ref"),
+        ("e2e-nlg/devset.csv", "ref", "mr"),
+        ("gsm8k/train.jsonl", "question", "answer"),
+        ("hate-offensive-tweets/tweets.csv", "tweet", "class"),
+        ("mts-dialog/MTS-Dialog-ValidationSet.csv", "dialogue", "section_text"),
+        ("mts-dialog/MTS-Dialog-ValidationSet.csv", "section_text", "dialogue"),
+        ("p3-prompted-tasks/quartz_use_info_from_question_paragraph.jsonl", "prompt", "completion"),
+    ],
+)
+def test_public_data_of_one_form_are_not_called_mixed(shared: Path, path: str, question: str, answer: str) -> None:
+    examples = scan(shared / "data" / path, input=question, output=answer).examples
+    assert len(examples) > 50
+    assert not list(mixed_forms(examples, CheckContext(examples)))
 
 
 def test_broken_json_is_told_from_prose() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from weft.data.key_lines import parse_lines
 from weft.graders.chrf import Chrf
 from weft.graders.exact_match import ExactMatch
 from weft.graders.fields import Fields
 from weft.graders.format_consistency import FormatConsistency
 from weft.graders.json_text import parse_object
-from weft.graders.key_lines import parse_lines
 from weft.graders.label import Label
 from weft.graders.shape import infer_shape
 from weft.graders.similarity import Similarity

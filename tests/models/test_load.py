@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from weft.errors import ModelError, ResourceError, UsageError
 from weft.models import memory
 from weft.models.facts import causal_models, inspect, read_header
-from weft.models.load import load, load_tokenizer, locate
+from weft.models.load import load, load_chat, load_tokenizer, locate
 from weft.records import Message
 from weft.testing import save_base, tiny_base
 
@@ -256,7 +256,7 @@ def test_an_impossible_device_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         load(str(folder), device="tpu")
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="sees no CUDA device"):
+        with pytest.raises(UsageError, match=r"sees no CUDA device here\. Choose cpu, or auto\."):
             load(str(folder), device="cuda")
 
 
@@ -271,8 +271,29 @@ def test_a_device_without_room_is_said_in_words(folder: Path, monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
-    with pytest.raises(ResourceError, match=r"cpu has no room for .* parameters as float32\).*choose a smaller base"):
+    with pytest.raises(
+        ResourceError, match=r"cpu has no room for .* parameters as float32\).*choose a smaller base"
+    ) as e:
         load(str(folder))
+    assert "CUDA_VISIBLE_DEVICES= before the command" in str(e.value)  # most verbs have no --device
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_can_be_counted_with_without_its_weights(tmp_path: Path, kind: Any, monkeypatch: Any) -> None:
+    folder = save_base(tmp_path / kind, kind)
+    base = load(str(folder))
+    monkeypatch.delattr("weft.models.load._model")
+    chat, context = load_chat(str(folder))
+    messages = (Message("user", SAMPLE), Message("assistant", "yes"))
+    assert chat.example(messages) == base.chat.example(messages)
+    assert (chat.end_ids, context) == (base.chat.end_ids, base.context)
+
+
+def test_a_context_that_the_folder_does_not_state_is_that_of_its_class(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_chat(str(folder))[1] == load(str(folder)).context == 2048
 
 
 def test_the_container_limit_counts_where_it_is_lower(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from weft.errors import ModelError, UsageError
 from weft.models import lora
 from weft.models.lora import LoraConfig
+from weft.models.shape import Learning, Shape
 from weft.testing import tiny_model
 
 KINDS = ["llama", "qwen3", "gpt2", "gemma"]
@@ -171,6 +172,62 @@ def test_targets_by_name_and_by_pattern() -> None:
         *(f"model.layers.{n}.self_attn.q_proj" for n in (0, 1)),
         *(f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")),
     }
+
+
+def test_short_names_mean_the_projections_of_the_base_and_are_written_in_full(tmp_path: Path) -> None:
+    _saved(tmp_path / "a", config=LoraConfig(r=4, targets="q,v"))
+    _saved(tmp_path / "b", config=LoraConfig(r=4, targets=("q_proj", "v_proj")))
+    for file in (lora.ADAPTER_CONFIG, lora.ADAPTER_WEIGHTS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert json.loads((tmp_path / "a" / lora.ADAPTER_CONFIG).read_text())["target_modules"] == ["q_proj", "v_proj"]
+    short, whole = tiny_model(), tiny_model()
+    lora.wrap(short, LoraConfig(r=4, targets=("q", "k", "v", "o", "gate", "up", "down")), 0)
+    lora.wrap(whole, LoraConfig(r=4), 0)
+    assert lora.layers(short).keys() == lora.layers(whole).keys()
+
+
+def test_what_is_planned_for_short_names_is_what_learns() -> None:
+    shape = Shape.of(tiny_model().config)
+    plans = (
+        Learning.of(shape, LoraConfig(r=4, targets=targets), full=False, precision="float32")
+        for targets in (("q", "down"), ("q_proj", "down_proj"))
+    )
+    assert len(set(plans)) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "targets", "expected"),
+    [
+        (("query", "key", "value", "dense"), "q,v", {"query", "value"}),
+        (("q_lin", "v_lin", "out_lin"), "q,o", {"q_lin", "out_lin"}),
+        (("q_proj", "query", "o_proj", "out_proj"), "q,o", {"q_proj", "o_proj"}),  # the usual spelling goes first
+        (("gate", "gate_proj"), "gate", {"gate"}),  # a layer's own name before what it may be short for
+    ],
+)
+def test_a_short_name_follows_how_the_base_spells_it(names: tuple[str, ...], targets: Any, expected: set[str]) -> None:
+    model = _with_layers(names)
+    lora.wrap(model, LoraConfig(r=2, targets=targets), 0)
+    assert {name.rsplit(".", 1)[-1] for name in lora.layers(model)} == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "target", "message"),
+    [
+        (("q_lin", "query"), "q", r"'q' names no linear layer .* mean 'q_lin', 'query'\? It has: q_lin, query"),
+        (("query_key_value", "dense"), "q", r"mean 'query_key_value'\? It has: dense, query_key_value; or"),
+        (("c_attn", "c_proj"), "q", r"of this model. It has: c_attn, c_proj; or say 'all-linear'"),
+        (("c_attn", "wpe_c"), "c", r"mean 'c_attn', 'wpe_c'\?"),
+    ],
+)
+def test_a_short_name_that_fits_nothing_or_too_much_is_answered_with_real_names(
+    names: tuple[str, ...], target: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        lora.wrap(_with_layers(names), LoraConfig(r=2, targets=(target,)), 0)
+
+
+def _with_layers(names: tuple[str, ...]) -> nn.Module:
+    return nn.ModuleDict({"block": nn.ModuleDict({name: nn.Linear(8, 8) for name in names})})
 
 
 def test_partial_targets_mean_the_same_to_peft(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_packs_of_documents_change_no_bit_either(
         tuple(Tokens(tuple(range(n, n + 6 + k)), (False,) + (True,) * (5 + k)) for k in range(3)) for n in range(12)
     )
     if accumulation > 1:  # the twelve rows of a step in four parts
-        monkeypatch.setattr(likelihood, "micro_batches", lambda rows, most: micro_batches(rows, 24))
+        monkeypatch.setattr(likelihood, "micro_batches", lambda model, rows, most: micro_batches(model, rows, 24))
     ready = {"epochs": 2, "max_tokens": 64, "validate_every": 2, "batch_size": 4, "precision": precision, "full": full}
     ready |= {"learning_rate": 1e-3} if full else {"learning_rate": 1e-2, "lora": {"r": 4, "dropout": 0.1}}
     settled = PretrainConfig.model_validate(ready)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +208,25 @@ def test_ten_jobs_that_are_too_big_are_refused_before_anything_loads(
     with pytest.raises(ResourceError, match="MB of disk"):
         monkeypatch.setattr(disk, "WHOLE", 10**12)
         refuse_too_big("small", small, _config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "verb", [("run",), ("train",), ("train", "--method", "dpo"), ("train", "--method", "pretrain")], ids=" ".join
+)
+def test_a_job_that_is_too_big_is_refused_by_the_command_before_any_library_is_imported(
+    tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    folder = _big_base(tmp_path / "big", 80, 8192)
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b", "text": "c"}\n')
+    command = [sys.executable, "-m", "weft", *verb, "a.jsonl", "--base", str(folder), "--full"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert re.fullmatch(r"weft: training .*/big \(85,899,345,920 parameters\), all .* are free\. .*\n", done.stderr)
+    assert not (tmp_path / "runs").exists()
+    # Of the processor: a clock would count other people's work, and importing torch takes more than that.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def _big_base(folder: Path, layers: int, width: int) -> Path:

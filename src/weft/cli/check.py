@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from weft.data.check.context import TokenCount
     from weft.records import Dataset, Finding
 
 _SHOWN_PER_RULE = 3
@@ -23,6 +24,15 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 @click.option("--output", metavar="NAME", help="Column or field that holds the ideal answer.")
 @click.option("--system", metavar="TEXT", help="System message for rows that have none.")
 @click.option(
+    "--base", metavar="NAME", help="Judge lengths too: by this base's tokenizer and chat template, against its context."
+)
+@click.option(
+    "--validation",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Check the examples of FILE too, and name the rows of DATA that it also holds.",
+)
+@click.option(
     "--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write the mended file as chat JSONL to OUT."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -33,11 +43,13 @@ def command(
     input_: str | None,
     output: str | None,
     system: str | None,
+    base: str | None,
+    validation: Path | None,
     fix: Path | None,
     as_json: bool,
 ) -> None:
     """Every flaw of a file of examples, by line and rule. Ends with 1 when there are errors."""
-    from weft.data.check import check
+    from weft.data.check import check, held_out_too
     from weft.data.mend import mend, write_jsonl
     from weft.data.read import scan
     from weft.errors import UsageError
@@ -45,7 +57,13 @@ def command(
     if fix is not None and fix.exists():
         raise UsageError(f"{fix}: is there already and is not overwritten; name another file.")
     dataset = scan(data, input=input_, output=output, system=system)
-    findings = check(dataset)
+    other = None if validation is None else scan(validation, input=input_, output=output, system=system)
+    count_tokens, context_tokens = (None, None) if base is None else _measure(base)
+    findings = check(dataset, count_tokens=count_tokens, context_tokens=context_tokens)
+    held_out: tuple[Finding, ...] = ()
+    if other is not None:
+        held_out = check(other, count_tokens=count_tokens, context_tokens=context_tokens, held_out=True)
+        findings += held_out_too(dataset.examples, other.examples)
     mended = None
     if fix is not None:
         mended = mend(dataset)
@@ -58,17 +76,37 @@ def command(
         fixed = (
             None if mended is None else {"path": str(fix), "examples": len(mended.examples), "changes": mended.changes}
         )
-        print_json(_facts(dataset, findings) | ({"fixed": fixed} if fixed else {}))
+        print_json(
+            _facts(dataset, findings)
+            | {"lengths": None if base is None else {"base": base, "context": context_tokens}}
+            | ({} if other is None else {"validation": _facts(other, held_out)})
+            | ({"fixed": fixed} if fixed else {})
+        )
     else:
         from rich.console import Console
 
         console = Console(highlight=False)
         _print_findings(dataset, findings, console)
+        if other is not None:
+            console.print()
+            _print_findings(other, held_out, console)
+        if base is None:
+            _say(console, "Lengths are not judged: name a base with --base.")
+        else:
+            _say(console, f"Lengths are judged by the context of {base}, {context_tokens:,} tokens.")
         if mended is not None:
             _say(console, f"\nWritten: {fix}, {len(mended.examples):,} examples")
             for change in mended.changes or ("nothing had to be changed",):
                 _say(console, f"  {change}")
-    context.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
+    context.exit(1 if any(finding.severity == "error" for finding in (*findings, *held_out)) else 0)
+
+
+def _measure(base: str) -> tuple[TokenCount, int]:
+    """How many tokens an example is for the base, and how many it holds; no weights are read."""
+    from weft.models.load import load_chat
+
+    chat, context = load_chat(base)
+    return lambda example: len(chat.example(example.messages).ids), context
 
 
 def _facts(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, object]:

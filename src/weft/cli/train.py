@@ -26,12 +26,13 @@ def _own(method: str) -> tuple[str, ...]:
 @click.argument("data")
 @click.option("--out", help="Run folder; default: runs/NAME-FINGERPRINT, so that the same command continues its run.")
 @click.option("--config", "file", help="YAML file with settings; flags and WEFT_* variables go before it.")
+@click.option("--resume", is_flag=True, help="Only go on with a run that has begun; where there is none, refuse.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record of the training as one JSON object on stdout.")
 @flags(MethodConfig)
 @flags(PairsConfig, only=_own("dpo"))
 @flags(DocumentsConfig, only=_own("pretrain"))
 @flags(RoadConfig, without=("method",))
-def command(data: str, out: str | None, file: str | None, as_json: bool, **values: Any) -> None:
+def command(data: str, out: str | None, file: str | None, resume: bool, as_json: bool, **values: Any) -> None:
     """Tune the base on DATA's training part and publish the adapter.
 
     DATA holds ideal answers for the method `sft` (`weft eval RUN` measures the result), pairs of a better and a worse
@@ -40,15 +41,19 @@ def command(data: str, out: str | None, file: str | None, as_json: bool, **value
     documents (default 4) and --max-tokens cuts rows instead of leaving examples out.
     """
     from weft.cli.terminal import TerminalProgress, print_json
-    from weft.road.asked import method_of
+    from weft.road.asked import method_of, require_room, training_asked
+
+    method = method_of(data, file, values)
+    _refuse_flags_of_others(method, values)
+    told = gather(METHODS.get(method, RoadConfig), values)
+    # A file that is none, and a base that is too big, are refused before the libraries are imported.
+    require_room(training_asked(data, out, file, told, resume=resume))
     from weft.road.whole import train_only
     from weft.train import processes
     from weft.train.sharded import listener
 
-    method = method_of(data, file, values)
-    _refuse_flags_of_others(method, values)
     with TerminalProgress() as progress:
-        run, record = train_only(data, out, file, gather(METHODS.get(method, RoadConfig), values), listener(progress))
+        run, record = train_only(data, out, file, told, listener(progress), resume=resume)
     if processes.rank():
         return  # the first process of a torchrun tells what came of it
     published = run.path(record["result"])

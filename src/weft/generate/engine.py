@@ -193,7 +193,7 @@ def _scored(request: Request) -> Tokens:
 
 def _shared(ends: Sequence[tuple[int, ...]], count: int) -> int:
     """How many tokens all prompts begin with, of which these are the first and the last; 0 where it is not worth it."""
-    length = min(agreed(*ends), *(len(prompt) - 1 for prompt in ends)) if count > 1 else 0
+    length = min(agreed(ends[0], ends[-1]), *(len(prompt) - 1 for prompt in ends)) if count > 1 else 0
     return length if length >= MIN_SAVED else 0
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from weft.data.key_lines import common_keys, parse_lines
 from weft.graders.field import Field, infer_field
-from weft.graders.key_lines import parse_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,6 @@ class LineShape:
 
     def to_json(self) -> dict[str, Any]:
         return {"form": self.form, "fields": [field.to_json() for field in self.fields]}
-
-
-def common_keys(outputs: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The most frequent sequence of keys among outputs made of `Key: value` lines, and how many outputs have it."""
-    counts = Counter(tuple(found) for output in outputs if (found := parse_lines(output)) is not None)
-    return counts.most_common(1)[0] if counts else ((), 0)
 
 
 def infer_lines(outputs: Sequence[str], messages: Sequence[str] | None = None) -> LineShape:

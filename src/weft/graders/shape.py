@@ -10,10 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from weft.data.key_lines import common_keys
 from weft.graders.field import Field
 from weft.graders.json_text import parse_object
 from weft.graders.label_shape import LabelShape, infer_labels
-from weft.graders.line_shape import LineShape, common_keys, infer_lines
+from weft.graders.line_shape import LineShape, infer_lines
 from weft.graders.object_shape import ObjectShape, infer_objects
 from weft.graders.text_shape import TextShape, infer_text
 from weft.graders.vocabulary import is_closed

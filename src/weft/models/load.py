@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weft.errors import ModelError, ResourceError, UsageError
-from weft.models import attention, memory
+from weft.models import memory
 from weft.models.chat import Chat
 from weft.models.facts import BaseFacts, causal_models, inspect
 
@@ -35,7 +35,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _HALF: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16"}
 """Formats that a base may be stored in, in the words of safetensors, and that 4 bits can be made of."""
 
-__all__ = ["NANO", "Base", "BaseFacts", "causal_models", "inspect", "load", "locate"]
+__all__ = ["NANO", "Base", "BaseFacts", "causal_models", "here", "inspect", "load", "load_chat", "locate"]
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,23 @@ class Base:
 
 def locate(name: str) -> Path:
     """The folder of a base. Raises UsageError for a name that is neither embedded, a folder, nor on the hub."""
+    if (found := here(name)) is not None:
+        return found
+    if Path(name).expanduser().exists():
+        raise UsageError(f"base {name!r} is a file; name the folder that it lies in. {_accepted()}")
+    if _may_be_on_hub(name):
+        return _from_hub(name)
+    raise UsageError(f"base {name!r}: there is no such folder.{_near(name)} {_accepted()}")
+
+
+def here(name: str) -> Path | None:
+    """The folder of a base that need not be fetched: embedded, a folder, or in the hub's cache. Needs no torch."""
     if name == NANO:
         return _NANO_FOLDER
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if folder.exists():
-        raise UsageError(f"base {name!r} is a file; name the folder that it lies in. {_accepted()}")
-    if re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", name) and not name.startswith("."):
-        return _from_hub(name)
-    raise UsageError(f"base {name!r}: there is no such folder.{_near(name)} {_accepted()}")
+    return _cached(name) if not folder.exists() and _may_be_on_hub(name) else None
 
 
 def load(
@@ -105,7 +112,7 @@ def load(
     memory.require(needed, f"loading {name} ({facts.parameters:,} parameters as {read_as})")
     import torch
 
-    from weft.models import decoder, quant
+    from weft.models import attention, decoder, quant
 
     place = torch.device(_device(device))
     if quantize != "none":
@@ -121,7 +128,10 @@ def load(
             model = model.to(place).eval().requires_grad_(False)
         except torch.OutOfMemoryError:
             said = f"{place} has no room for {name} ({facts.parameters:,} parameters as {dtype})"
-            raise ResourceError(f"{said}. Close what else is on it, choose a smaller base, or --device cpu.") from None
+            raise ResourceError(
+                f"{said}. Close what else is on it, choose a smaller base, or use the processor: "
+                "CUDA_VISIBLE_DEVICES= before the command (of `weft serve` also --device cpu)."
+            ) from None
         if place.type == "cpu" and not isinstance(model, decoder.Decoder):
             attention.use(model)
         tokenizer = load_tokenizer(folder)
@@ -131,14 +141,12 @@ def load(
             f"{folder}: the tokenizer knows {len(tokenizer):,} tokens, the model only {embeddings:,}. "
             "They do not belong together; fetch the model again."
         )
-    config = model.config.get_text_config()
-    stated = facts.context or getattr(config, "max_position_embeddings", None) or _DEFAULT_CONTEXT
     return Base(
         name=name,
         folder=folder,
         model=model,
         chat=Chat(tokenizer, end_ids=_end_ids(folder)),
-        context=int(stated),
+        context=_context(facts, model.config),
         parameters=parameters,
         fingerprint=facts.fingerprint(),
         device=place,
@@ -146,6 +154,18 @@ def load(
         stored=facts.stored,
         quantize=quantize,
     )
+
+
+def load_chat(name: str) -> tuple[Chat, int]:
+    """The chat of the base called `name` and its context in tokens: enough to count with, without its weights.
+
+    Raises UsageError for an unknown name, ModelError for a folder that cannot be used.
+    """
+    folder = locate(name)
+    facts = inspect(folder)
+    with quiet():
+        chat = Chat(load_tokenizer(folder), end_ids=_end_ids(folder))
+        return chat, facts.context or _context(facts, _config(folder))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -196,6 +216,22 @@ def _model(facts: BaseFacts, dtype: Any, compact: bool) -> Any:
     return model
 
 
+def _config(folder: Path) -> Any:
+    """What transformers reads out of config.json, its own defaults included."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds for a damaged file
+        raise ModelError(f"{folder}: config.json cannot be read ({_first_line(error)}).") from None
+
+
+def _context(facts: BaseFacts, config: Any) -> int:
+    """The longest sequence in tokens: as the folder says, else as the model's class has it."""
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(facts.context or own or _DEFAULT_CONTEXT)
+
+
 def _end_ids(folder: Path) -> list[int]:
     """The ends that generation_config.json names, or config.json where there is no such file."""
     files = [folder / name for name in ("generation_config.json", "config.json")]
@@ -211,19 +247,29 @@ def _device(device: str) -> str:
         own = os.environ.get("LOCAL_RANK", "") if "TORCHELASTIC_RUN_ID" in os.environ else ""  # torchrun numbers GPUs
         return f"cuda:{own}".rstrip(":") if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: PyTorch sees no CUDA device here. Use --device cpu.")
+        raise UsageError(f"device {device!r}: PyTorch sees no CUDA device here. Choose cpu, or auto.")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N.")
     return device
 
 
-def _from_hub(name: str) -> Path:
-    """The cached copy of a hub model, else a download of its data files (never its code)."""
+def _may_be_on_hub(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", name) is not None and not name.startswith(".")
+
+
+def _cached(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     with contextlib.suppress(HFValidationError, OSError):
         return Path(snapshot_download(name, local_files_only=True, allow_patterns=_WANTED))
+    return None
+
+
+def _from_hub(name: str) -> Path:
+    """A download of a hub model's data files (never its code)."""
+    from huggingface_hub import snapshot_download
+
     if offline():
         raise UsageError(f"base {name!r} is neither a folder nor in the hub cache, and weft is offline.{_near(name)} "
                          f"{_accepted()}")  # fmt: skip

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from weft.errors import UsageError
-from weft.models.lora_config import ALL_LINEAR, LoraConfig
+from weft.models.lora_config import ALL_LINEAR, LoraConfig, meant, spellings
 from weft.models.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Room, read_adapter, write_adapter
 from weft.models.lora_layers import LoraLinear, is_linear, layer_class, sizes
 from weft.models.quant import refuse_fusing
@@ -69,9 +68,10 @@ def wrap(model: nn.Module, config: LoraConfig, seed: int, *, tokens: Sequence[in
 
 def adapts_head(model: nn.Module, config: LoraConfig) -> bool:
     """Whether `wrap` would put an adapter beside the output head."""
-    head = _head(model)
-    named = (name for name, module in _linear_layers(model).items() if module is head)
-    return config.targets != ALL_LINEAR and any(_names(target, name) for name in named for target in config.targets)
+    known, head = _linear_layers(model), _head(model)
+    return config.targets != ALL_LINEAR and any(
+        known[name] is head for target in config.targets for name in meant(target, known)
+    )
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -188,13 +188,13 @@ def _choose(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
         return chosen
     chosen, unknown = {}, []
     for target in config.targets:
-        hits = {name: module for name, module in known.items() if _names(target, name)}
-        chosen |= hits
+        hits = meant(target, known)
+        chosen |= {name: known[name] for name in hits}
         if not hits:
             unknown.append(target)
     if unknown or not chosen:
         short = sorted({name.rsplit(".", 1)[-1] for name in known})
-        near = [match for target in unknown for match in difflib.get_close_matches(target, [*short, *known], n=2)]
+        near = [match for target in unknown for match in _near(target, known, short)]
         raise UsageError(
             f"lora.targets: {', '.join(map(repr, unknown)) or 'the empty list'} names no linear layer of this model. "
             + (f"Did you mean {', '.join(map(repr, near))}? " if near else "")
@@ -203,8 +203,13 @@ def _choose(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
     return {name: chosen[name] for name in known if name in chosen}
 
 
-def _names(target: str, name: str) -> bool:
-    return name == target or name.endswith(f".{target}") or fnmatch.fnmatchcase(name, target)
+def _near(target: str, known: Collection[str], short: Sequence[str]) -> list[str]:
+    """Real names near one that names no layer; for a letter or two, which difflib likens to nothing, those with it."""
+    return (
+        spellings(target, known)
+        or difflib.get_close_matches(target, [*short, *known], n=2)
+        or sorted((name for name in short if target in name), key=lambda name: not name.startswith(target))[:2]
+    )
 
 
 def _refuse_misfits(model: nn.Module, chosen: dict[str, nn.Module], rank: int) -> None:

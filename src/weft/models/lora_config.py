@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -10,6 +12,16 @@ from pydantic import Field, field_validator
 from weft.settings import Config
 
 ALL_LINEAR = "all-linear"
+_SPELLINGS = {
+    "q": ("q_proj", "q_lin", "query"),
+    "k": ("k_proj", "k_lin", "key"),
+    "v": ("v_proj", "v_lin", "value"),
+    "o": ("o_proj", "out_proj", "out_lin"),
+    "gate": ("gate_proj",),
+    "up": ("up_proj",),
+    "down": ("down_proj",),
+}
+"""Short names of projections, as papers write them, and what bases call these; the first is the usual one."""
 
 
 class LoraConfig(Config):
@@ -23,7 +35,8 @@ class LoraConfig(Config):
     """Share of inputs to the adapter that training drops at random; `auto`: 0.1 for labels on bases of under 50
     million parameters, else none."""
     targets: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
-    """Layers with an adapter: `all-linear` (all but the output head), or names and patterns (`q_proj`, `*.mlp.*`)."""
+    """Layers with an adapter: `all-linear` (all but the output head), or names, short (`q,k,v,o,gate,up,down`) or as
+    the base has them (`q_proj`), and patterns (`*.mlp.*`)."""
     rslora: bool = False
     """Scale by `alpha / sqrt(r)`: high ranks learn as fast as low ones (Kalajdzievski 2023, arXiv:2312.03732)."""
     dora: bool = False
@@ -46,3 +59,25 @@ class LoraConfig(Config):
     def scale(self) -> float:
         """What the low-rank product is multiplied by."""
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+
+def meant(target: str, names: Collection[str]) -> list[str]:
+    """Those of a base's layers, by their `names`, that one target means: none where nothing fits, or too much does.
+
+    A name or pattern that fits is taken as it stands; only then a short name stands for how the base spells it.
+    """
+    found = [name for name in names if _fits(target, name)]
+    spelled = spellings(target, names)
+    if found or not (len(spelled) == 1 or f"{target}_proj" in spelled):
+        return found
+    return [name for name in names if _fits(spelled[0], name)]
+
+
+def spellings(target: str, names: Collection[str]) -> list[str]:
+    """What those layers call the projection that goes by the short name `target`, the usual spelling first."""
+    there = {name.rsplit(".", 1)[-1] for name in names}
+    return [spelling for spelling in _SPELLINGS.get(target, ()) if spelling in there]
+
+
+def _fits(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}") or fnmatch.fnmatchcase(name, target)

@@ -5,12 +5,11 @@ Memory is counted from them in `plan.py`, operations in `flop.py`. No library is
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft.models.lora_config import ALL_LINEAR, LoraConfig
+from weft.models.lora_config import ALL_LINEAR, LoraConfig, meant
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -200,6 +199,4 @@ class Pass:
 def _targeted(lora: LoraConfig, name: str) -> bool:
     if lora.targets == ALL_LINEAR:
         return True
-    return any(
-        name == target or name.endswith(f".{target}") or fnmatch.fnmatchcase(name, target) for target in lora.targets
-    )
+    return any(meant(target, [name]) for target in lora.targets)

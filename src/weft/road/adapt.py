@@ -25,14 +25,14 @@ from weft.train.pretrain_config import PretrainConfig
 
 
 def train_on_documents(
-    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
 ) -> tuple[Run, dict[str, Any]]:
     """Train, or go on; the run and the record of its training, with perplexities on sealed documents under `test`.
 
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
     route = precision.settle()
-    wanted = told(DocumentsConfig, data, out, file, flags, documents=True)
+    wanted = told(DocumentsConfig, data, out, file, flags, documents=True, resume=resume)
     config = wanted.settings.config
     if config.replay is None and wanted.settings.origins["replay_share"] != "default":
         raise UsageError("--replay-share says how much of --replay is mixed in. Name the general text with --replay.")

@@ -9,11 +9,15 @@ from typing import Any, Generic, TypeVar
 
 from weft.data.read import require_readable
 from weft.errors import DamageError, UsageError
-from weft.road.settings import BaseConfig, MethodConfig, RoadConfig
+from weft.models.load import here
+from weft.road.settings import BaseConfig, DocumentsConfig, MethodConfig, PairsConfig, RoadConfig
 from weft.runs import SETTINGS, Run
 from weft.settings import Resolved, resolve
+from weft.train.too_big import refuse_too_big
 
 C = TypeVar("C", bound=BaseConfig)
+RUNS = Path("runs")
+"""Where runs lie that were given no name."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Told(Generic[C]):
     settings: Resolved[C]
     data: str
     out: str | None
+    resume: bool = False
+    """Whether to go on with a run that has begun, and never to begin one."""
 
 
 def method_of(data: str, file: str | None, flags: Mapping[str, Any]) -> str:
@@ -44,11 +50,12 @@ def told(
     flags: Mapping[str, Any],
     *,
     documents: bool = False,
+    resume: bool = False,
 ) -> Told[C]:
     """Settings of `kind` and the file they are for; `data` may be the folder of a run that is to go on.
 
     With `documents` the data are texts, which may lie in a folder, rather than examples.
-    Raises UsageError where file or folder do not fit, SettingsError for wrong settings.
+    Raises UsageError where file or folder do not fit or there is nothing to `resume`, SettingsError for wrong settings.
     """
     given = Path(data)
     if (given / SETTINGS).is_file():
@@ -60,10 +67,24 @@ def told(
         settings = resolve(kind, flags, file=Path(file) if file else None)
     if not Path(data).is_file() and not (documents and Path(data).is_dir()):
         raise UsageError(_not_a_file(data, documents))
-    return Told(settings, data, out)
+    if resume and out:
+        require_begun(Path(out))
+    return Told(settings, data, out, resume)
 
 
-def examples_asked(data: str, out: str | None, file: str | None, flags: Mapping[str, Any]) -> Told[RoadConfig]:
+def training_asked(
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], *, resume: bool = False
+) -> Told[Any]:
+    """What a training by whichever method was told; see `told` and `examples_asked`."""
+    kinds: dict[str, type[BaseConfig]] = {"dpo": PairsConfig, "pretrain": DocumentsConfig}
+    if (kind := kinds.get(method_of(data, file, flags))) is None:
+        return examples_asked(data, out, file, flags, resume=resume)
+    return told(kind, data, out, file, flags, documents=kind is DocumentsConfig, resume=resume)
+
+
+def examples_asked(
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], *, resume: bool = False
+) -> Told[RoadConfig]:
     """What a run on examples was told; see `told`.
 
     Raises UsageError for another method than `sft`, and what reading the file would raise where no row of it can be.
@@ -74,9 +95,28 @@ def examples_asked(data: str, out: str | None, file: str | None, flags: Mapping[
             f"{data}: --method {method} learns from {learned}, which have no one ideal answer to measure the arms by. "
             f"Train with: weft train {data} --method {method}, then talk to the run with: weft chat RUN"
         )
-    wanted = told(RoadConfig, data, out, file, flags)
+    wanted = told(RoadConfig, data, out, file, flags, resume=resume)
     require_readable(wanted.data, input=wanted.settings.config.input, output=wanted.settings.config.output)
     return wanted
+
+
+def require_room(wanted: Told[Any]) -> None:
+    """Raise ResourceError where the training is known not to fit on this machine; ModelError for a base that is none.
+
+    A base that has yet to be fetched is not judged.
+    """
+    config = wanted.settings.config
+    if (folder := here(config.base)) is not None:
+        refuse_too_big(config.base, folder, config, Path(wanted.out or RUNS), config.quantize)
+
+
+def require_begun(folder: Path) -> None:
+    """Raise UsageError where `folder` is no run that could go on."""
+    if not (folder / SETTINGS).is_file():
+        raise UsageError(
+            f"{folder}: --resume found no run here to go on with. Leave --resume out to begin one. "
+            "A run with other settings or data goes on when its folder is named in the place of the data."
+        )
 
 
 def _settings_of(run: Run, kind: type[C], flags: Mapping[str, Any]) -> tuple[Resolved[C], str]:

@@ -12,13 +12,10 @@ from typing import Any
 from weft import __version__
 from weft.models.load import Base, load, locate
 from weft.models.quant import refuse_full
-from weft.road.asked import Told
+from weft.road.asked import RUNS, Told, require_begun, require_room
 from weft.runs import Run
 from weft.train import processes
 from weft.train.sharded import shared_run
-from weft.train.too_big import refuse_too_big
-
-RUNS = Path("runs")
 
 
 def load_base(told: Told[Any]) -> Base:
@@ -27,7 +24,8 @@ def load_base(told: Told[Any]) -> Base:
     Raises ResourceError, before any weights load, where training it is known not to fit.
     """
     config = told.settings.config
-    refuse_too_big(config.base, locate(config.base), config, Path(told.out or RUNS), config.quantize)
+    locate(config.base)  # which fetches it, where it lies on the hub
+    require_room(told)
     base = load(config.base, quantize=config.quantize)
     if config.full:
         refuse_full(base.model)
@@ -37,7 +35,7 @@ def load_base(told: Told[Any]) -> Base:
 def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: str) -> Run:
     """The run of these settings, data and base: a new folder, or the unfinished one that lies there.
 
-    `also`: fingerprints of what else it learns from.
+    `also`: fingerprints of what else it learns from. Raises UsageError where it would be new and was to be resumed.
     """
     record = {
         "data": str(Path(told.data).resolve()),
@@ -53,7 +51,13 @@ def open_run(told: Told[Any], base: Base, data_sha256: str, route: str, **also: 
         "run": told.settings.to_json(),
     }
     folder = Path(told.out) if told.out else RUNS / f"{Path(told.data).absolute().stem}-{_short_hash(record)}"
-    return shared_run(lambda: Run.create(folder, record))
+
+    def create() -> Run:
+        if told.resume:
+            require_begun(folder)
+        return Run.create(folder, record)
+
+    return shared_run(create)
 
 
 def _short_hash(record: Mapping[str, Any]) -> str:

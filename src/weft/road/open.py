@@ -29,12 +29,14 @@ class Opened:
 def open_model(name: str) -> Opened:
     """The model behind `name`.
 
-    Raises ModelError for a run that has published nothing yet, UsageError for a name that is nothing.
+    Raises ModelError for a run that has published nothing, or not yet; UsageError for a name that is nothing.
     """
     folder = Path(name)
     if (folder / SETTINGS).is_file():
         run = Run.open(folder)
         if not run.has("training.json"):
+            if run.has("report.json"):
+                raise ModelError(_untrained(name, run))
             raise ModelError(f"{name}: this run has no trained model yet. Continue it with: weft run {name}")
         base = load_tuned(run)
         return Opened(base, run.settings["run"].get("system", {}).get("value"), structured.of_run(run, base))
@@ -43,6 +45,15 @@ def open_model(name: str) -> Opened:
         lora.load_adapter(base.model, folder)
         return Opened(base)
     return Opened(load(name))
+
+
+def _untrained(name: str, run: Run) -> str:
+    """Why a finished run has no model, and what can be talked to instead."""
+    verdict, base = run.read_json("report.json")["verdict"]["choice"], run.settings["run"]["base"]["value"]
+    return (
+        f"{name}: this run ended without training, because its verdict ({verdict}) needed none, so it has no model of "
+        f"its own. Talk to its base with: weft chat {base}"
+    )
 
 
 def _base_of(adapter: Path) -> str:

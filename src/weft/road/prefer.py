@@ -33,14 +33,14 @@ class Parts:
 
 
 def train_on_pairs(
-    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
 ) -> tuple[Run, dict[str, Any]]:
     """Train, or go on; the run and the record of its training, with what the test pairs say under `test`.
 
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
     route = precision.settle()
-    wanted = told(PairsConfig, data, out, file, flags)
+    wanted = told(PairsConfig, data, out, file, flags, resume=resume)
     config = wanted.settings.config
     dataset = read_preferences(wanted.data, system=config.system)  # first, for a file that is none needs no base
     progress.start("load the base")

@@ -61,7 +61,8 @@ def prepare(data: Path, config: DataConfig, chat: Chat, context: int, progress: 
             f"and 50 or more to measure anything. Add examples, or mend these:\n{told}".rstrip(":\n")
         )
     answers = [example.answer for example in examples]
-    parts = split(examples, labels=answers if are_labels(answers) else None)
+    labels = answers if config.task == "classification" or are_labels(answers) else None
+    parts = split(examples, labels=labels)
     parts = Split(parts.train, parts.validation, _sealed(parts.test, config.test_rows))
     task = infer(parts.train, kind=config.task, grader=config.grader)
     progress.finish(

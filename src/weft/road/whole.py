@@ -43,11 +43,13 @@ class Begun:
     """What every answer is held to."""
 
 
-def whole(data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+def whole(
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
+) -> dict[str, Any]:
     """`weft run`: every stage; returns the report. What the run's folder already holds is not done again."""
     if (report := _finished(data, out, file, flags, progress)) is not None:
         return report
-    begun = begin(data, out, file, flags, progress)
+    begun = begin(data, out, file, flags, progress, resume=resume)
     with begun.run.locked():
         if begun.run.has("report.json"):
             progress.say(f"{begun.run.folder}: this run is finished; its report follows.")
@@ -74,13 +76,13 @@ def run(
 
 
 def train_only(
-    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
 ) -> tuple[Run, dict[str, Any]]:
     """`weft train`: data, then training by the method that is asked for; `weft eval` measures what `sft` made."""
     others = {"dpo": train_on_pairs, "pretrain": train_on_documents}
     if (other := others.get(method_of(data, file, flags))) is not None:
-        return other(data, out, file, flags, progress)
-    begun = begin(data, out, file, flags, progress)
+        return other(data, out, file, flags, progress, resume=resume)
+    begun = begin(data, out, file, flags, progress, resume=resume)
     with begun.run.locked():
         return begun.run, _tune(begun, progress)
 
@@ -107,12 +109,14 @@ def _finished(
     return run.read_json("report.json")
 
 
-def begin(data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress) -> Begun:
+def begin(
+    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
+) -> Begun:
     """Resolve the settings, look at base and data, and open or continue the run that they name.
 
     Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
     """
-    wanted = examples_asked(data, out, file, flags)
+    wanted = examples_asked(data, out, file, flags, resume=resume)
     route = precision.settle()
     config = wanted.settings.config
     passages = read_passages(Path(config.docs)) if config.docs else None

@@ -16,7 +16,8 @@ TokenCount = Callable[[Conversation], int]
 
 _SHOWN = 3
 _JOINT = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])|\s+")
-_LABEL_CHARACTERS = 60
+_STAND_INS = {"null", "none", "nan", "n/a", "na", "undefined", "nil", "todo", "tbd", "-", "?", "...", "[]", "{}", '""'}
+LABEL_CHARACTERS = 60
 _EXAMPLES_PER_LABEL = 5
 
 
@@ -56,10 +57,9 @@ class CheckContext:
     def answers_are_labels(self) -> bool:
         """Whether the answers come from a short list: few, brief, without line breaks, each given several times."""
         brief = all(
-            len(answer) <= _LABEL_CHARACTERS and "\n" not in answer for own in self.spellings.values() for answer in own
+            len(answer) <= LABEL_CHARACTERS and "\n" not in answer for own in self.spellings.values() for answer in own
         )
-        few = 2 <= len(self.spellings) <= max(2, len(self.examples) // _EXAMPLES_PER_LABEL)
-        return brief and few and not self.mostly_json
+        return brief and few(len(self.spellings), len(self.examples)) and not self.mostly_json
 
     @cached_property
     def clusters(self) -> tuple[int, ...]:
@@ -71,6 +71,16 @@ def spelling(text: str) -> str:
     """Equal for texts that differ only in case, spaces, a joining `_` or `-`, or the last point; `C#` is not `C`."""
     plain = text.casefold().strip().rstrip(".,;:!?")
     return _JOINT.sub(" ", plain) or text.strip()
+
+
+def few(kinds: int, number: int) -> bool:
+    """Whether so many different answers among `number` are a short list: two, or each given several times."""
+    return 2 <= kinds <= max(2, number // _EXAMPLES_PER_LABEL)
+
+
+def stands_for_nothing(answer: str) -> bool:
+    """Whether the answer is a stand-in such as `N/A` or `null`."""
+    return answer.strip().casefold() in _STAND_INS
 
 
 def lines(examples: Iterable[Conversation]) -> str:

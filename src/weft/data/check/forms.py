@@ -1,33 +1,34 @@
-"""Whether the answers agree in form: JSON or prose, the same keys, one spelling for one label."""
+"""Whether the answers agree in form: JSON, fixed lines, labels or prose; the same keys, one spelling for one label."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from weft.data.check.answer_forms import forms_of, meant_as_json
 from weft.data.check.context import CheckContext, count, first_line, lines, percent, quoted
 from weft.records import Conversation, Finding
 
 
 def mixed_forms(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
-    as_json = [example for example, value in zip(examples, context.objects, strict=True) if value is not None]
-    others = [
-        example
-        for example, value in zip(examples, context.objects, strict=True)
-        if value is None and example.answer.strip() and not _meant_as_json(example)
-    ]
-    if as_json and others:
-        fewer, kind = (others, "not JSON") if len(others) <= len(as_json) else (as_json, "JSON")
-        verb = "is" if len(fewer) == 1 else "are"
-        yield Finding(
-            "mixed-forms",
-            first_line(fewer),
-            "warning",
-            f"{percent(len(as_json), len(examples))} of the answers are JSON and "
-            f"{percent(len(others), len(examples))} are prose; {lines(fewer)} {verb} {kind}",
-            "the model will answer now in one form, now in the other",
-            f"Write {'these answers' if len(fewer) > 1 else 'this answer'} in the form of the others.",
-        )
+    forms = forms_of(examples, context)
+    if len(forms) < 2:
+        return
+    usual = max(forms, key=lambda form: len(form.rows))  # the strictest of equals
+    others = [form for form in forms if form is not usual]
+    fewer = [row for form in others for row in form.rows]
+    first, *further = [(percent(len(form.rows), len(examples)), form.description) for form in forms]
+    shares = [f"{first[0]} of the answers are {first[1]}", *(f"{share} are {what}" for share, what in further)]
+    verb = "is" if len(fewer) == 1 else "are"
+    kind = "not JSON" if usual.noun == "JSON" else others[0].noun if len(others) == 1 else "of the rarer forms"
+    yield Finding(
+        "mixed-forms",
+        first_line(fewer),
+        "warning",
+        f"{', '.join(shares[:-1])} and {shares[-1]}; {lines(fewer)} {verb} {kind}",
+        "the model will answer now in one form, now in the other",
+        f"Write {'these answers' if len(fewer) > 1 else 'this answer'} in the form of the others.",
+    )
 
 
 def broken_json(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
@@ -36,7 +37,7 @@ def broken_json(examples: Sequence[Conversation], context: CheckContext) -> Iter
     broken = [
         example
         for example, value in zip(examples, context.objects, strict=True)
-        if value is None and _meant_as_json(example)
+        if value is None and meant_as_json(example)
     ]
     if broken:
         yield Finding(
@@ -112,8 +113,3 @@ def label_spellings(examples: Sequence[Conversation], context: CheckContext) -> 
 def _listed(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
     return ", ".join(quoted(key) for key in keys[:8]) + more or "(none)"
-
-
-def _meant_as_json(example: Conversation) -> bool:
-    text = example.answer.strip()
-    return text.startswith(("{", "[")) and not text.startswith("{{")

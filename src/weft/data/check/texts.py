@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from weft.data.check.context import CheckContext, count, first_line, lines, percent, quoted
+from weft.data.check.context import CheckContext, count, first_line, lines, percent, quoted, stands_for_nothing
 from weft.records import Conversation, Finding
 
-_STAND_INS = {"null", "none", "nan", "n/a", "na", "undefined", "nil", "todo", "tbd", "-", "?", "...", "[]", "{}", '""'}
 _CONTROL = re.compile(
     r"<\|[A-Za-z0-9_ ]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD)\]"
@@ -46,7 +45,7 @@ def placeholder_answers(examples: Sequence[Conversation], context: CheckContext)
     # "none" may well be one of the labels.
     if context.answers_are_labels:
         return
-    found = [example for example in examples if example.answer.strip().casefold() in _STAND_INS]
+    found = [example for example in examples if stands_for_nothing(example.answer)]
     if found:
         yield Finding(
             "placeholder-answer",

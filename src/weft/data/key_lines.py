@@ -7,6 +7,8 @@ Order: 48213         ->    "Order": "48213"}
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 _LINE = re.compile(r"([^\W\d_][\w /()\-]{0,39}):(?:[ \t]+(.*))?")
 
@@ -20,3 +22,9 @@ def parse_lines(text: str) -> dict[str, str] | None:
             return None
         found[match[1]] = (match[2] or "").strip()
     return found
+
+
+def common_keys(outputs: Iterable[str]) -> tuple[tuple[str, ...], int]:
+    """The most frequent sequence of keys among outputs made of `Key: value` lines, and how many outputs have it."""
+    counts = Counter(tuple(found) for output in outputs if (found := parse_lines(output)) is not None)
+    return counts.most_common(1)[0] if counts else ((), 0)
