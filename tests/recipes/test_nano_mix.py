@@ -155,6 +155,27 @@ def test_no_run_of_eight_words_is_shared_with_test_or_example_data(shared, natur
     assert generated > 5_000
 
 
+def test_no_shorter_message_of_test_or_example_data_stands_whole_in_what_is_generated(shared):
+    examples = ROOT / "examples"
+    files = (
+        examples / "tickets" / "tickets.jsonl",
+        examples / "intents" / "intents.csv",
+        shared / "data" / "banking77" / "test.csv",
+    )
+    asked = {said for file in files for said in text.strings_of(file)}
+    # A text of so many words has one run of that length and none of the next.
+    short = {
+        k: set().union(*(text.grams(said, k) for said in asked if not text.grams(said, k + 1)))
+        for k in range(3, text.GRAM)
+    }
+    assert sum(map(len, short.values())) > 900
+    source = tasks.Source(messages.TRAIN, {})
+    for i in range(1_500):
+        name = sorted(tasks.TASKS)[i % len(tasks.TASKS)]
+        for _, said in tasks.TASKS[name](Random(f"overlap/{i}"), 200, source):
+            assert all(grams.isdisjoint(text.grams(said, k)) for k, grams in short.items()), f"{name}: {said!r}"
+
+
 def test_natural_text_holds_no_control_marks(natural):
     documents = [*natural.texts, *(t for chat in natural.chats for _, t in chat)]
     assert not [d for d in documents if "<|im_" in d or "<|endoftext" in d]
