@@ -114,6 +114,17 @@ def test_shots_are_the_nearest_training_examples_the_nearest_last_as_many_as_fit
     assert not shots
 
 
+def test_shots_never_take_more_room_than_there_is() -> None:
+    example = _example("top up card", "?")
+    least = len(CHAT.prompt(example.prompt))
+    sizes = {
+        room: len(CHAT.prompt(few_shot.candidates(CHAT, TRAIN, room, None)[0].messages(example)))
+        for room in range(least, least + 300, 7)
+    }
+    assert all(size <= room for room, size in sizes.items())
+    assert len(set(sizes.values())) > 3
+
+
 def test_shots_behind_the_chosen_system_prompt_are_tried_too() -> None:
     alone, behind = few_shot.candidates(CHAT, TRAIN, 10_000, "Answer A or B.")
     example = _example("top up", "?")

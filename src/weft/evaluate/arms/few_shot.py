@@ -43,11 +43,19 @@ def _arm(
                 break
             left -= costs[position]
             shots.append(train[position])
-        before = [message for shot in reversed(shots) for message in _turns(shot)]
-        head = 1 if asked[0].role == "system" else 0
-        return (*asked[:head], *before, *asked[head:])
+        # Turns in a row cost more than each alone, by what a template puts between them.
+        while shots and len(chat.prompt(_behind(shots, asked))) > room:
+            shots.pop()
+        return _behind(shots, asked)
 
     return Arm("few-shot", messages, {"candidate": candidate, "most_shots": MOST_SHOTS})
+
+
+def _behind(shots: Sequence[Conversation], asked: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The question behind these shots, the first of which stands last."""
+    before = [message for shot in reversed(shots) for message in _turns(shot)]
+    head = 1 if asked[0].role == "system" else 0
+    return (*asked[:head], *before, *asked[head:])
 
 
 def _turns(example: Conversation) -> tuple[Message, ...]:
