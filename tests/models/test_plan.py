@@ -76,10 +76,16 @@ def test_the_numbers_that_learn_are_counted_from_the_shape(config: LoraConfig | 
 
 
 @pytest.mark.parametrize("config", [QV, ALL, DORA, None])
-@pytest.mark.parametrize(("prefix", "recompute"), [(0, False), (64, False), (64, True)])
-def test_arithmetic_is_what_torch_counts(config: LoraConfig | None, prefix: int, recompute: bool) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "recompute", "logits"), [(0, False, LOGITS), (64, False, LOGITS), (64, True, LOGITS), (64, False, 4000)]
+)
+def test_arithmetic_is_what_torch_counts(
+    monkeypatch: pytest.MonkeyPatch, config: LoraConfig | None, prefix: int, recompute: bool, logits: int
+) -> None:
+    monkeypatch.setattr("weft.forest.logprobs.LOGITS", logits)
     model, rows = _decoder(), _rows(prefix)
-    said = flop(Shape.of(model.config), _learning(model, config, recompute=recompute), counted(plant(rows)))
+    learning = _learning(model, config, recompute=recompute)
+    said = flop(Shape.of(model.config), learning, counted(plant(rows)), logits=logits)
     _wrapped(model, config)
     model.recompute = recompute
     with FlopCounterMode(display=False) as counter:
@@ -184,7 +190,10 @@ def _saved(model: Decoder, rows: list[Tokens], precision: str) -> int:
         bytes_ = sum(size for address, size in own.items() if address not in weights)
         given.sum().backward()
     stream = 4 if all(p.requires_grad for p in model.parameters()) else dtype.itemsize
-    return bytes_ - states * width * 3 * stream
+    head = states * width * 3 * stream
+    if all(p.requires_grad for p in model.parameters()):  # a head that learns keeps what it said as well
+        head += states * model.config.vocab_size * stream
+    return bytes_ - head
 
 
 def _allocated(work: Callable[[], None]) -> int:

@@ -125,12 +125,14 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         found = hidden.new_empty(len(states), dtype=torch.float32)
         right = torch.empty(len(states), dtype=torch.bool, device=hidden.device)
-        wanted = ctx.needs_input_grad[0]
+        wanted, learned = ctx.needs_input_grad[:2]
         expected = torch.empty_like(hidden) if wanted else None  # Σ p(v) W[v] of each state
+        parts = _chunks(len(hidden), len(weight))
+        kept = None  # p(v), where W learns and one chunk holds all
         sums = hidden.new_empty(len(hidden), dtype=torch.float32)
         order = torch.argsort(states, stable=True)
         counts = _counts(states[order], len(hidden))
-        for part in _chunks(len(hidden), len(weight)):
+        for part in parts:
             logits = (hidden[part] @ weight.T).float()
             here = order[counts[part.start] : counts[part.stop]]
             own = logits[states[here] - part.start, targets[here]]
@@ -140,9 +142,12 @@ class _TokenLogprobs(torch.autograd.Function):
             sums[part] = (most + total.log()).squeeze(-1)
             found[here] = own - sums[states[here]]
             right[here] = own == most[states[here] - part.start, 0]
-            if expected is not None:
-                torch.mm(logits.div_(total).to(weight.dtype), weight, out=expected[part])
-        ctx.save_for_backward(hidden, weight, states, targets, sums, expected)
+            if expected is not None or learned:
+                chances = logits.div_(total).to(weight.dtype)
+                kept = chances if learned and len(parts) == 1 else None
+                if expected is not None:
+                    torch.mm(chances, weight, out=expected[part])
+        ctx.save_for_backward(hidden, weight, states, targets, sums, expected, kept)
         ctx.mark_non_differentiable(right)
         ctx.set_materialize_grads(False)
         return found, sums, right
@@ -150,7 +155,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, states, targets, sums, expected = ctx.saved_tensors
+        hidden, weight, states, targets, sums, expected, kept = ctx.saved_tensors
         grad = torch.zeros(len(states), device=states.device) if grads[0] is None else grads[0]
         # What pulls at the logarithm of each state's sum: from its tokens' log-probabilities, and from the sum itself.
         of_state = torch.zeros_like(sums).index_add_(0, states, grad)
@@ -163,9 +168,12 @@ class _TokenLogprobs(torch.autograd.Function):
             by_hidden = by_hidden.to(hidden.dtype)
         if ctx.needs_input_grad[1]:
             by_weight = torch.zeros_like(weight)
+            pulled = (hidden.float() * of_state[:, None]).to(hidden.dtype)
             for part in _chunks(len(hidden), len(weight)):
-                chances = (hidden[part] @ weight.T).float().sub_(sums[part, None]).exp_().mul_(of_state[part, None])
-                by_weight.addmm_(chances.to(hidden.dtype).T, hidden[part], alpha=-1)
+                chances = kept
+                if chances is None:
+                    chances = (hidden[part] @ weight.T).float().sub_(sums[part, None]).exp_().to(hidden.dtype)
+                by_weight.addmm_(chances.T, pulled[part], alpha=-1)
             by_weight.index_add_(0, targets, (hidden[states].float() * grad[:, None]).to(weight.dtype))
         return by_hidden, by_weight, None, None
 

@@ -11,8 +11,11 @@ import math
 from weft.models.shape import ATTENTION, Learning, Pass, Shape
 
 
-def flop(shape: Shape, learning: Learning, each: Pass) -> int:
-    """Floating-point operations of one forward and backward pass, two for each product of a matrix product."""
+def flop(shape: Shape, learning: Learning, each: Pass, *, logits: int) -> int:
+    """Floating-point operations of one forward and backward pass, two for each product of a matrix product.
+
+    `logits`: numbers of a chunk of logits. A head that learns has them anew on the way back where there are several.
+    """
     linear, scores = 0, 0
     for index in range(shape.layers):
         last = index == shape.layers - 1
@@ -38,4 +41,5 @@ def flop(shape: Shape, learning: Learning, each: Pass) -> int:
         if learning.dora:
             linear += sum(2 * learning.rank * math.prod(shape.linears[name]) for name in here)
     head = 2 * each.states * shape.vocabulary * shape.width
-    return linear + scores + head * (4 if learning.full else 2)
+    again = each.states > max(1, logits // shape.vocabulary)
+    return linear + scores + head * (2 + (1 + again if learning.full else 0))

@@ -114,7 +114,8 @@ def plan(base: Base, examples: Sequence[Example], config: TuningConfig, tokens: 
             for parts in passes
             for each in parts
         ]
-        arithmetic = sum(flop(shape, learning, each) for parts in passes for each in parts) // len(passes)
+        every = [flop(shape, learning, each, logits=LOGITS) for parts in passes for each in parts]
+        arithmetic = sum(every) // len(passes)
         return max(known, key=lambda one: one.beyond_weights), arithmetic
 
     sizes = [MICRO_TOKENS]
