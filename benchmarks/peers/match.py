@@ -23,7 +23,8 @@ from benchmarks.peers.settings import Setting
 from benchmarks.peers.tune import Attempt, Tuned, tune
 from weft.errors import RunError, UsageError
 
-OURS = "weft"
+OURS, THREADED = "weft", "weft-threads"
+"""Ours as it is, and with several threads ours in one process, by which `train/crew.py` is measured."""
 SLOW_SECONDS = 30.0
 """A try whose steps take longer is timed by one step instead of two."""
 COMPARED = 3
@@ -142,7 +143,8 @@ def measured(
     first = attempt(stage, truth_peer, cell, Setting(), None, truth_file)
     truth = Truth(first.losses, truth_file)
     tuned = dict(known) if known else _tuned(stage, cell, truth_peer, first)
-    contestants = {OURS: Setting(), **{peer: found.setting for peer, found in tuned.items()}}
+    ours_too = {THREADED: Setting()} if cell.threads > 1 and cell.adapt != "full" else {}
+    contestants = {OURS: Setting(), **{peer: found.setting for peer, found in tuned.items()}, **ours_too}
     sample = batch_of(examples(cell), cell, 0)
     flop = {shared: _mean_flop(cell, shared=shared) for shared in (True, False)}
     peak = stage.peak(cell)
@@ -157,7 +159,11 @@ def measured(
         "ratio": round(theirs[best] / ours, 3),
         "ratios": [round(theirs_ / ours_, 3) for theirs_, ours_ in zip(*rivals, strict=True)],
         "cpu_ratio": round(found["cpu_seconds"][best] / found["cpu_seconds"][OURS], 3),
-        "settings": {peer: str(setting) for peer, setting in contestants.items() if peer != OURS},
+        "settings": {
+            name: "one process" if name == THREADED else str(setting)
+            for name, setting in contestants.items()
+            if name != OURS
+        },
         "tried": {peer: one.tried for peer, one in tuned.items()},
         "truth": {"contestant": f"{truth_peer}, {Setting()}", "losses": list(truth.losses)},
         "flop": flop[True],

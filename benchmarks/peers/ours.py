@@ -46,10 +46,10 @@ NUMBERS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class Ours:
-    """Ready for its first step."""
+    """Ready for its first step. `alone`: one process with all threads, where weft would take several of one thread."""
 
-    def __init__(self, cell: Cell, folder: Path, adapter: Path, gradient: Path | None) -> None:
-        self.cell, self.gradient, self.examples = cell, gradient, examples(cell)
+    def __init__(self, cell: Cell, folder: Path, adapter: Path, gradient: Path | None, *, alone: bool = False) -> None:
+        self.cell, self.gradient, self.examples, self.alone = cell, gradient, examples(cell), alone
         precision.settle()
         self.base = load(str(folder), device="cpu")
         self.config = _config(cell)
@@ -68,7 +68,7 @@ class Ours:
                 # The model as it starts is TRL's reference where an adapter is trained further.
                 known = dpo.with_reference(self.base, every, MICRO_TOKENS, self.config, Silent())
                 self.pairs = {pair.chosen: pair for pair in known}
-            count = hands(self.base.model, self.cell.batch)
+            count = 1 if self.alone else hands(self.base.model, self.cell.batch)
             with together(self._learn, self.learner.parameters, count, self.base.model) as crew:
                 self._loop(gate, crew)
 

@@ -89,10 +89,10 @@ def prepared(kind: str, command: dict[str, Any]) -> Contestant:
     torch.set_num_threads(cell.threads)
     folder, adapter = Path(command["folder"]), Path(command["adapter"])
     gradient = Path(command["gradient"]) if command.get("gradient") else None
-    if kind == "weft":
+    if kind in ("weft", "weft-threads"):
         from benchmarks.peers.ours import Ours
 
-        return Ours(cell, folder, adapter, gradient)
+        return Ours(cell, folder, adapter, gradient, alone=kind == "weft-threads")
     from benchmarks.peers.trainers import Peer
 
     return Peer(kind, cell, setting, folder, adapter, gradient)

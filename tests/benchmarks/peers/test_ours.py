@@ -31,12 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield made
 
 
-def steps(cell: Cell, folder: Path, gradient: Path, count: int = 2) -> list[dict[str, Any]]:
+def steps(cell: Cell, folder: Path, gradient: Path, count: int = 2, alone: bool = False) -> list[dict[str, Any]]:
     from benchmarks.peers.ours import Ours
 
     commands, answers = iter([*[{"do": "step"}] * count, None]), []
+    ours = Ours(cell, folder / "base", folder / cell.adapt, gradient, alone=alone)
     with pytest.raises(Finished):
-        Ours(cell, folder / "base", folder / cell.adapt, gradient).run(Gate(lambda: next(commands), answers.append))
+        ours.run(Gate(lambda: next(commands), answers.append))
     return answers
 
 
@@ -57,6 +58,25 @@ def test_the_tokenizer_gives_back_every_word_that_an_example_is_made_of() -> Non
     ids = [*range(259, 400), cells.END]
     text = "".join(tokenizer.convert_ids_to_tokens(ids)).replace(cells.SPACE, " ")
     assert tokenizer(text)["input_ids"] == ids
+
+
+def test_with_two_threads_one_process_learns_what_two_processes_learn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from benchmarks.peers import ours
+    from weft.train.sharded import together
+
+    cell, dealt, before = Cell("tiny", "fp32", 8, "qv", 4, threads=2), [], torch.get_num_threads()
+    monkeypatch.setattr(ours, "together", lambda *to: dealt.append(to[2]) or together(*to))
+    torch.set_num_threads(2)
+    try:
+        found = [[step["loss"] for step in steps(cell, folder, tmp_path / "g", 3, alone)] for alone in (False, True)]
+    finally:
+        torch.set_num_threads(before)
+    assert dealt == [2, 1]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_our_first_step_is_that_of_transformers_on_padded_rows(folder: Path, tmp_path: Path) -> None:
