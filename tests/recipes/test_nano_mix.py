@@ -111,8 +111,11 @@ def test_json_replies_are_json_with_the_keys_that_were_asked():
         assert len({tuple(r) for r in replies}) == 1  # one key order per conversation
 
 
-def test_extracted_values_stand_in_the_message_or_are_null():
-    source = tasks.Source(messages.TRAIN, {})
+WIDE = tasks.Source(messages.TRAIN, {"a": ["The old mill stands by the river."] * 12}, meanings=MEANINGS, wide=True)
+
+
+@pytest.mark.parametrize("source", [tasks.Source(messages.TRAIN, {}), WIDE], ids=["table", "dictionary"])
+def test_extracted_values_stand_in_the_message_or_are_null(source: tasks.Source):
     seen = 0
     for i in range(300):
         turns = tasks.extract(Random(i), 400, source)
@@ -122,6 +125,16 @@ def test_extracted_values_stand_in_the_message_or_are_null():
                 assert all(v in user for v in values)
                 seen += len(values)
     assert seen > 200
+
+
+def test_a_wide_source_calls_most_things_by_the_names_of_the_dictionary_and_puts_other_sentences_beside_them():
+    rng, narrow = Random(3), tasks.Source(messages.TRAIN, {}, meanings=MEANINGS)
+    named = sum(any(thing in WIDE.product(rng) for thing in WIDE.things) for _ in range(500))
+    assert 300 < named < 450
+    assert not any(thing in narrow.product(rng) for thing in WIDE.things for _ in range(20))
+    said = [text for i in range(200) for role, text in tasks.triage(Random(i), 400, WIDE) if role == "user"]
+    beside = sum("old mill" in text or "Take " in text for text in said) / len(said)
+    assert 0.25 < beside < 0.45
 
 
 def test_held_out_intents_and_label_endings_do_not_occur_in_training():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from weft.cli import main
+from weft.data.split import Split
 from weft.train import steps
 
 BRIEF = ["--learning-rate", "3e-3", "--batch-size", "4", "--epochs", "3", "--lora-r", "4"]
@@ -80,6 +81,20 @@ def test_pairs_beyond_the_context_are_counted_and_named_in_every_part(weft: Any,
         assert f"Left out of the {name} part as longer than 256 tokens: {len(part)} (line" in err
     card = json.loads(Path("r/scorecards/pairs.test.json").read_text())
     assert card["skipped_lines"] == parts[2] and card["pairs"] > 0
+
+
+def test_test_pairs_that_are_all_too_long_are_refused_before_anything_is_trained(
+    weft: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_in_test(examples: Any) -> Split:
+        return Split(train=tuple(examples[:70]), validation=tuple(examples[70:80]), test=tuple(examples[80:]))
+
+    monkeypatch.setattr("weft.road.prefer.split", last_in_test)
+    with Path("pairs.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "!" * 600, "chosen": "yes", "rejected": "no"}) + "\n")
+    code, _, err = weft(*_dpo(tiny, "--out", "r"))
+    assert code == 1 and "the sealed test part: none of the 1 pairs fits into 256 tokens" in err
+    assert not Path("r").exists()
 
 
 def test_a_training_on_pairs_that_is_interrupted_ends_in_the_same_bytes(

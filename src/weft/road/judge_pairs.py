@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from weft.errors import DataError, TrainError
 from weft.evaluate.compare import compare_shares, wilson
 from weft.models.load import Base
 from weft.progress import Progress
@@ -55,6 +56,14 @@ def judge_pairs(run: Run, test: Sequence[Preference], progress: Progress) -> dic
     run.write_json(CARD, figures)
     progress.finish(f"the better reply gained more in {gained.mean():.1%} of the pairs")
     return figures
+
+
+def require_pairs(base: Base, test: Sequence[Preference]) -> None:
+    """Raises DataError where `judge_pairs` would have nothing to look at, which is better known before training."""
+    try:
+        dpo.render(base, test, base.context)
+    except TrainError as error:
+        raise DataError(f"the sealed test part: {error}") from None
 
 
 def _share(found: np.ndarray) -> dict[str, float]:

@@ -14,7 +14,7 @@ from weft.progress import Progress
 from weft.records import Conversation, Finding, Message, Preference, PreferenceSet
 from weft.road.asked import told
 from weft.road.begin import load_base, open_run
-from weft.road.judge_pairs import judge_pairs
+from weft.road.judge_pairs import judge_pairs, require_pairs
 from weft.road.prepare import FEWEST, MOST_TOLD
 from weft.road.settings import PairsConfig, training_part
 from weft.road.tune import tune
@@ -56,6 +56,7 @@ def train_on_pairs(
         progress.say(f"    {finding.severity}: line {finding.line}: {finding.message}")
     settings = training_part(wanted.settings, DpoConfig)
     dpo.rehearse(base, parts.train, parts.validation, dpo.settle(settings, base, parts.train).config)
+    require_pairs(base, parts.test)
     run = open_run(wanted, base, dataset.sha256, route)
     with run.locked():
         record = tune(run, base, parts.train, parts.validation, settings, progress)

@@ -67,7 +67,7 @@ def begun(server: Server, lease: Lease, folder: Path) -> tuple[Held, socket.sock
 
 def order_of(server: Server, lease: Lease, folder: Path) -> Order:
     """What the worker is told: paths of content by its hash, never a name that a user gave."""
-    from weft.models.load import locate  # torch comes with it, which a starting server does not wait for
+    from weft.models.load import locate  # a fifth of a second of imports: a starting server does not wait
 
     job, config, blobs = lease.job, server.config, server.store.blobs
     kind = str(job.method.get("type", "supervised"))
