@@ -47,13 +47,14 @@ class Tuned:
     setting: Setting
     tried: dict[str, Any]
     first_losses: tuple[float, ...]
-    """Of the default setting."""
+    """Of the first setting that ran."""
 
 
 def tune(peer: str, cell: Cell, attempt: Try, truth: float | None = None, *, compiling: bool = True) -> Tuned:
     """`truth`: the first loss that is right; None makes the default setting the truth.
 
-    `compiling`: whether torch.compile is tried. Raises RunError where the default setting fails.
+    `compiling`: whether torch.compile is tried. Raises RunError where the default setting fails and is to be the truth,
+    and where every route fails. One that asks for more memory than there is leaves the others to be tried.
     """
     tried: dict[str, Any] = {}
     best: tuple[float, Setting] | None = None
@@ -82,9 +83,11 @@ def tune(peer: str, cell: Cell, attempt: Try, truth: float | None = None, *, com
 
     for setting in first(cell):
         look(setting)
-        if best is None:
+        if truth is None:
             raise RunError(f"{peer}, {cell}: the default setting failed: {tried[str(setting)]}")
-    assert best is not None
+    if best is None:
+        told = "; ".join(f"{setting}: {why}" for setting, why in tried.items())
+        raise RunError(f"{peer}, {cell}: no setting can be measured: {told}")
     for change in further(best[1], peer, cell, compiling=compiling):
         look(changed(best[1], change))
     return Tuned(best[1], tried, default)

@@ -72,6 +72,18 @@ def test_a_peer_without_its_default_cannot_be_measured() -> None:
 
     with pytest.raises(RunError, match=r"trl, S fp32, prefix 256.*the default setting failed: no memory"):
         tune("trl", FP32, attempt)
+    with pytest.raises(RunError, match=r"no setting can be measured: fp32: no memory; fp32 \+ oneDNN: no memory"):
+        tune("trl", FP32, attempt, truth=9.0)
+
+
+def test_a_default_that_does_not_fit_leaves_the_other_settings_where_the_truth_is_known() -> None:
+    def attempt(setting: Setting, limit: float) -> Attempt:
+        if setting.numbers == "fp32":
+            raise RunError("no memory")
+        return Attempt(1.0, (9.0,), 50.0)
+
+    tuned = tune("trl", BF16, attempt, truth=9.0)
+    assert tuned.setting.numbers != "fp32" and tuned.tried["fp32"] == "no memory"
 
 
 def test_each_table_offers_what_keeps_its_meaning() -> None:
