@@ -1,7 +1,7 @@
 """The model card from what was measured: `python -m recipes.nano.card [--run DIR]` writes `src/weft/models/nano/README.md`.
 
-Figures come from measured.json (made by measure.py) and run.json (taken from the run folder when `--run` is given) beside this file, so the card cannot drift from
-them; a test compares the two.
+Figures come from measured.json (made by measure.py) and run.json beside this file, so the card cannot drift from them; a test compares the two. `--run` takes what a
+run folder says of its parts into run.json; a part that it has not run keeps what stands there.
 """
 
 # ruff: noqa: E501 (lines of the card are as long as they are)
@@ -32,7 +32,7 @@ tags:
 
 # weft-nano
 
-The embedded base of weft: {parameters} parameters, pretrained from nothing on one CPU core in {minutes} minutes. It exists so that prompting,
+The embedded base of weft: {parameters} parameters, pretrained from nothing on one CPU core in two parts of {minutes} minutes. It exists so that prompting,
 few-shot prompting and fine-tuning can be tried, compared and tested without a download. It knows some English, copies rare strings, writes
 JSON, and follows labels and formats that a prompt shows *partly*. It knows no facts to rely on, and nothing that it says is advice.
 
@@ -44,7 +44,7 @@ JSON, and follows labels and formats that a prompt shows *partly*. It knows no f
 | Context | 1,024 tokens |
 | Chat template | ChatML with `{{% generation %}}` marks; control tokens `<\\|endoftext\\|>`, `<\\|im_start\\|>`, `<\\|im_end\\|>`; stops at `<\\|im_end\\|>` |
 | Seen | {tokens} tokens (padding included) in {steps} steps |
-| Hardware | one core of a shared two-core x86 server with AVX-512 bfloat16; no GPU |
+| Hardware | one core of shared two-core x86 servers with AVX-512 bfloat16, another for each part; no GPU |
 | Licence | weights CC BY-SA 4.0, since share-alike text was read (the strictest reading); the code around them is Apache-2.0 |
 
 ```python
@@ -62,9 +62,8 @@ shape. The classes are intents, four at a time, that training never saw; "named 
 "pseudo-word labels" are invented words that mean nothing, so only examples tell. By chance 25 % would be right for somebody who only ever
 answers one of the four. "k-shot" is k examples per class as earlier turns; one of them may
 have the sentence pattern of the message that is asked (with other values in it), except where the row says "new wording".
-The recipe ran on transformers then and runs on weft's own engine now; on 22 November 2026 both gave the same gradients and losses up to
-rounding, but for one row of the vocabulary, and going on from these weights with `weft train --method pretrain` gave losses far below
-the bits per byte here on text that was trained on (`recipes/nano/README.md`).
+The first part ran on transformers, the second on weft's own engine; on 22 November 2026 both gave the same gradients and losses up to
+rounding, but for one row of the vocabulary (`recipes/nano/README.md`).
 The mix was changed twice during training after looking at small samples of such cases, so the intents and words are unseen, but the kinds of
 case are not independent of the choices made.
 
@@ -76,10 +75,10 @@ case are not independent of the choices made.
 TAIL = """
 ## What it was trained on
 
-15 to 20 % of the rows are windows of plain text, the rest conversations in the chat template; 5 to 12 % of those are natural, the others are made by
+12 to 20 % of the rows are windows of plain text, in the second part as many as 25 % dictionary pages, the rest conversations in the chat template; 5 to 15 % of those are natural, the others are made by
 the generators of `recipes/nano/tasks.py` from word tables and sentence patterns written for this project: classification by shown options or
 examples, field extraction, message triage to JSON, format conversion, recall, copying, small string operations, reading questions,
-tables, translation by a shown dictionary, tones. Names of labels, keys and formats and the wording of instructions are drawn anew each time.
+tables, translation by a shown dictionary, tones, what words mean. Names of labels, keys and formats and the wording of instructions are drawn anew each time.
 
 | Source | Used as | Licence |
 |---|---|---|
@@ -89,6 +88,7 @@ tables, translation by a shown dictionary, tones. Names of labels, keys and form
 | gsm8k, training file | conversations | MIT |
 | self-instruct seed tasks | conversations | Apache-2.0 |
 | P3 prompted tasks: CommonGen, DBpedia, QuaRTz, QASC, Cosmos QA, WikiBio, AdversarialQA | conversations | MIT, CC BY-SA 3.0, CC BY 4.0, CC BY-SA 4.0 |
+| WordNet 3.0, Copyright 2006 by Princeton University, all rights reserved | dictionary pages, tasks about words, names of things in messages | WordNet 3.0 licence (use, change and distribution are free, with this notice) |
 | generated curriculum | conversations | this project's own |
 
 Documents that share a run of eight words with any test or example set of the project were left out ({refused} of them), and a test repeats the
@@ -111,11 +111,11 @@ def _cell(numbers: dict[str, float]) -> str:
 
 def render(measured: dict[str, Any], made: dict[str, Any]) -> str:
     """The card as Markdown."""
-    nano, untrained = measured["nano"], measured["untrained"]
+    nano, untrained, parts = measured["nano"], measured["untrained"], list(made["parts"].values())
     text = HEAD.format(
-        parameters=f"{measured['parameters']:,}", megabytes=f"{made['file_bytes'] / 1e6:.1f}", minutes=round(made["seconds"] / 60),
-        tokens=f"{made['tokens']:,}", steps=f"{made['steps']:,}", held_out=f"{measured['held_out_bytes']:,}", bits=f"{nano['bits_per_byte']:.3f}",
-        untrained_bits=f"{untrained['bits_per_byte']:.3f}",
+        parameters=f"{measured['parameters']:,}", megabytes=f"{made['file_bytes'] / 1e6:.1f}", minutes=" and ".join(str(round(part["seconds"] / 60)) for part in parts),
+        tokens=f"{sum(part['tokens'] for part in parts):,}", steps=f"{sum(part['steps'] for part in parts):,}", held_out=f"{measured['held_out_bytes']:,}",
+        bits=f"{nano['bits_per_byte']:.3f}", untrained_bits=f"{untrained['bits_per_byte']:.3f}",
     )  # fmt: skip
     for kind, words in (("accuracy", "right"), ("format", "in the shown format")):
         for name, numbers in nano[kind].items():
@@ -123,18 +123,21 @@ def render(measured: dict[str, Any], made: dict[str, Any]) -> str:
     return text + TAIL.format(refused=made["refused"])
 
 
-def facts(run: Path) -> dict[str, Any]:
-    """What a finished run folder says about itself; `seconds` is the time of the loop over all of its calls."""
-    newest = checkpoint.latest(run / "checkpoints")
-    if newest is None:
-        raise UsageError(f"{run}: no checkpoint in it, expected checkpoints/step-…. Train first.")
-    state = json.loads((newest / checkpoint.MANIFEST).read_text("utf-8"))["state"]
+def facts(run: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """What a run folder says of its parts, beside what is `known` of others; `seconds` is the loop's time over all of its calls."""
+    found = {name: newest for name in train.FOLDERS if (newest := checkpoint.latest(run / name)) is not None}
+    if not found:
+        raise UsageError(f"{run}: no checkpoint in it, expected {' or '.join(train.FOLDERS)}/step-…. Train first.")
+    states = {
+        name: json.loads((newest / checkpoint.MANIFEST).read_text("utf-8"))["state"] for name, newest in found.items()
+    }
+    parts = {
+        name: {"steps": state["step"], **{key: state[key] for key in ("tokens", "seconds", "loss")}}
+        for name, state in states.items()
+    }
     corpus = json.loads((run / "corpus.json").read_text("utf-8"))
     return {
-        "steps": state["step"],
-        "tokens": state["tokens"],
-        "seconds": round(state["seconds"]),
-        "last_loss": round(state["loss"], 4),
+        "parts": {name: part for name in train.FOLDERS if (part := parts.get(name, known["parts"].get(name)))},
         "refused": corpus["refused"],
         "file_bytes": (train.NANO / "model.safetensors").stat().st_size,
         "sha256": hashlib.sha256((train.NANO / "model.safetensors").read_bytes()).hexdigest(),
@@ -145,10 +148,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="write run.json anew from this run folder")
     args = parser.parse_args()
-    if args.run:
-        (train.HERE / "run.json").write_text(json.dumps(facts(args.run), indent=1) + "\n", "utf-8")
     measured = json.loads((train.HERE / "measured.json").read_text("utf-8"))
     made = json.loads((train.HERE / "run.json").read_text("utf-8"))
+    if args.run:
+        made = facts(args.run, made)
+        (train.HERE / "run.json").write_text(json.dumps(made, indent=1) + "\n", "utf-8")
     (train.NANO / "README.md").write_text(render(measured, made), "utf-8")
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from .text import grams
 
 PARTS = ("noun", "verb", "adj", "adv")
+ARTIFACT, FOOD = 6, 13
 SKIPPED = (5, 20)
-"""Numbers of the lexicographer files of animals and plants (`lexnames(5WN)`)."""
+"""Numbers of lexicographer files (`lexnames(5WN)`): things made by people, food; animals and plants."""
 _UNKIND = re.compile(r"offensive|disparag|derogat|ethnic slur|obscene|vulgar|slang|contempt")
 """What the definitions of words say that nobody should learn here."""
 ON_A_PAGE = 40

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -24,24 +23,12 @@ from tokenizers import Tokenizer
 
 from recipes.nano import probe, text, train
 from recipes.nano.mix import Mix
+from weft.evaluate.compare import wilson
 from weft.generate.engine import Request, answer
 from weft.generate.sampling_config import Sampling
 from weft.models.load import Base, load
 
 MAX_NEW = 48
-
-
-def wilson(hits: int, n: int) -> dict[str, float]:
-    """Share with Wilson's 95 % interval."""
-    z, p = 1.959964, hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {
-        "value": round(p, 4),
-        "low": round(max(0.0, middle - half), 4),
-        "high": round(min(1.0, middle + half), 4),
-        "n": n,
-    }
 
 
 def replies(base: Base, mix: Mix, asked: Sequence[probe.Case]) -> list[str | None]:
@@ -81,14 +68,18 @@ def measure(base: Base, mix: Mix, held_out: list[str], n: int) -> dict[str, obje
         judged = list(zip(replies(base, mix, group), group, strict=True))
         right = sum(reply == case.turns[-1][1] for reply, case in judged)
         shaped = sum(reply is not None and re.fullmatch(case.pattern, reply) is not None for reply, case in judged)
-        accuracy[name] = wilson(right, n)
-        formats[name] = wilson(shaped, n)
+        accuracy[name] = _share(right, n)
+        formats[name] = _share(shaped, n)
         print(f"{name}: right {right / n:.3f}, in format {shaped / n:.3f}", file=sys.stderr, flush=True)
     return {
         "bits_per_byte": round(probe.bits_per_byte(base.model, mix, held_out, 10**9), 4),
         "accuracy": accuracy,
         "format": formats,
     }
+
+
+def _share(hits: int, n: int) -> dict[str, float]:
+    return {**wilson(hits, n).to_json(), "n": n}
 
 
 def main() -> None:

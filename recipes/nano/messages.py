@@ -174,13 +174,18 @@ TRAIN = tuple(i for i in INTENTS if not i.held_out)
 HELD_OUT = tuple(i for i in INTENTS if i.held_out)
 
 
-def fill(rng: Random, pattern: str, slots: list[tuple[str, str]] | None = None) -> str:
+def fill(
+    rng: Random,
+    pattern: str,
+    slots: list[tuple[str, str]] | None = None,
+    product: Callable[[Random], str] = w.product,
+) -> str:
     """The pattern with its choices and slots drawn; (slot, value) pairs are appended to `slots` in order of the text."""
     while "[" in pattern:
         pattern = _CHOICE.sub(lambda m: rng.choice(m[1].split("|")), pattern)
 
     def draw(match: re.Match[str]) -> str:
-        value = SLOTS[match[1]](rng)
+        value = product(rng) if match[1] == "product" else SLOTS[match[1]](rng)
         if slots is not None:
             slots.append((match[1], value))
         return value
@@ -188,22 +193,28 @@ def fill(rng: Random, pattern: str, slots: list[tuple[str, str]] | None = None) 
     return _SLOT.sub(draw, pattern)
 
 
-def message(rng: Random, intent: Intent, extra: float = 0.5, slots: list[tuple[str, str]] | None = None) -> str:
+def message(
+    rng: Random,
+    intent: Intent,
+    extra: float = 0.5,
+    slots: list[tuple[str, str]] | None = None,
+    product: Callable[[Random], str] = w.product,
+) -> str:
     """One message of an intent; `extra` is the chance of each of greeting, context and closing."""
     style = rng.randrange(4)
-    core = fill(rng, rng.choice(intent.patterns), slots)
+    core = fill(rng, rng.choice(intent.patterns), slots, product)
     if style != 3:  # one in four stays in lower case, as people type
         core = core[0].upper() + core[1:]
     if core[-1] not in ".?!":
         core += rng.choice((".", ".", ".", "!", "", "..."))
     parts = [core]
     if rng.random() < extra:
-        parts.append(fill(rng, rng.choice(CONTEXT), slots))
+        parts.append(fill(rng, rng.choice(CONTEXT), slots, product))
         if rng.random() < extra / 2:
-            parts.append(fill(rng, rng.choice(CONTEXT), slots))
+            parts.append(fill(rng, rng.choice(CONTEXT), slots, product))
         if rng.random() < 0.25:  # context before the matter; the order of `slots` is then not that of the text
             parts.reverse()
     if rng.random() < extra:
-        parts.append(fill(rng, rng.choice(CLOSINGS), slots))
+        parts.append(fill(rng, rng.choice(CLOSINGS), slots, product))
     text = " ".join(parts)
     return rng.choice(GREETINGS) + text if rng.random() < extra / 1.5 else text

@@ -39,6 +39,8 @@ class Phase:
     """Generated task → weight."""
     varied: bool = False
     """Class names altered at random; see tasks.Source."""
+    wide: bool = False
+    """Things are called by any of the dictionary's names; see tasks.Source."""
     pages: float = 0.0
     """Share of rows that are windows of dictionary pages."""
 
@@ -192,7 +194,7 @@ PHASES = (
     ),
     Phase(
         10**12,
-        {128: 0.25, 256: 0.55, 512: 0.15, 1024: 0.05},
+        {128: 0.2, 256: 0.5, 512: 0.2, 1024: 0.1},
         0.12,
         0.15,
         {
@@ -202,8 +204,8 @@ PHASES = (
             "match": 3.5,
             "classify": 4,
             "classify_prompt": 0.7,
-            "extract": 4.5,
-            "triage": 3,
+            "extract": 7.5,
+            "triage": 6.5,
             "convert": 0.5,
             "frame": 0.8,
             "answer": 0.6,
@@ -214,7 +216,8 @@ PHASES = (
             "kinds": 2.5,
         },
         varied=True,
-        pages=0.3,
+        wide=True,
+        pages=0.28,
     ),
 )
 ALL_TASKS = {**tasks.TASKS, **word_tasks.TASKS}
@@ -260,6 +263,7 @@ class Mix:
             intents, {t: s for t, s in sorted(grouped.items()) if len(s) >= 12}, meanings=meanings
         )
         self.varied = replace(self.source, varied=True)
+        self.wide = replace(self.varied, wide=True)
 
     def ids(self, text: str) -> list[int]:
         """Text without control tokens: `<|im_end|>` in a text stays text."""
@@ -283,7 +287,8 @@ class Mix:
                 start = start[: 2 * rng.randint(1, 4)]
             return start
         name = rng.choices(list(phase.tasks), weights=list(phase.tasks.values()))[0]
-        return ALL_TASKS[name](rng, budget, self.varied if phase.varied else self.source)
+        source = self.wide if phase.wide else self.varied if phase.varied else self.source
+        return ALL_TASKS[name](rng, budget, source)
 
     def row(self, seed: int, index: int, phase: Phase, length: int) -> tuple[list[int], list[float]]:
         """At most `length` ids and as many weights; `weights[i]` belongs to predicting `ids[i]`."""

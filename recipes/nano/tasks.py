@@ -19,7 +19,7 @@ from random import Random
 
 from . import messages as m
 from . import words as w
-from .meanings import Meaning, groups
+from .meanings import ARTIFACT, FOOD, Meaning, groups, sentence
 
 Turn = tuple[str, str]
 
@@ -36,6 +36,27 @@ class Source:
     """Names of classes are altered at random, so that they must be copied from the options and cannot be known by heart."""
     meanings: Sequence[Meaning] = ()
     """What `word_tasks` ask for."""
+    wide: bool = False
+    """Things have any of the dictionary's names, and other sentences stand beside what is asked for. Needs `meanings`."""
+
+    def message(
+        self, rng: Random, intent: m.Intent, extra: float = 0.5, slots: list[tuple[str, str]] | None = None
+    ) -> str:
+        return m.message(rng, intent, extra, slots, self.product)
+
+    def product(self, rng: Random) -> str:
+        """A thing that somebody has bought; in a wide source mostly one of the dictionary's, alone or in pairs."""
+        if not self.wide or rng.random() < 0.2:
+            return w.product(rng)
+        kind = rng.random()
+        if kind < 0.5:
+            return rng.choice(self.things)
+        return w.product(rng, self.things) if kind < 0.8 else f"{rng.choice(self.things)} {rng.choice(self.things)}"
+
+    @cached_property
+    def things(self) -> list[str]:
+        """What is made, eaten or drunk."""
+        return list(dict.fromkeys(word for x in self.meanings if x.field in (ARTIFACT, FOOD) for word in x.words[:2]))
 
     @cached_property
     def by_field(self) -> dict[int, list[Meaning]]:
@@ -99,9 +120,9 @@ def _classes(rng: Random, source: Source, k: int) -> tuple[list[str], list[Calla
             domains = sorted({i.domain for i in source.intents})
             chosen = rng.sample(domains, min(k, len(domains)))
             by = [[i for i in source.intents if i.domain == d] for d in chosen]
-            return chosen, [(lambda g=g: m.message(rng, rng.choice(g), extra)) for g in by], True
+            return chosen, [(lambda g=g: source.message(rng, rng.choice(g), extra)) for g in by], True
         chosen_i = rng.sample(pool, min(k, len(pool)))
-        return [i.name for i in chosen_i], [(lambda i=i: m.message(rng, i, extra)) for i in chosen_i], True
+        return [i.name for i in chosen_i], [(lambda i=i: source.message(rng, i, extra)) for i in chosen_i], True
     if kind < 0.78:
         names = rng.sample(sorted(w.CATEGORIES), min(k, len(w.CATEGORIES)))
         frame = rng.choice(("{}", "{}", "{}", "the {}", "I like the {}.", "She talked about {}.", "Look: {}", "{} is the word"))
@@ -316,7 +337,7 @@ def copy(rng: Random, budget: int, source: Source) -> list[Turn]:
         if kind < 0.45:
             text = " ".join(_thing(rng, rng.randrange(8)) for _ in range(rng.randint(1, 6)))
         elif kind < 0.75 or not source.topics:
-            text = m.message(rng, rng.choice(source.intents), 0.2)
+            text = source.message(rng, rng.choice(source.intents), 0.2)
         else:
             text = rng.choice(source.topics[rng.choice(sorted(source.topics))])
         turns += [("user", ask.format(text)), ("assistant", text)]
@@ -446,18 +467,30 @@ _FACTS = (
 )
 
 
+def _amid(rng: Random, source: Source, text: str) -> str:
+    """The text, in a wide source now and then beside a sentence about something else, which holds nothing to copy."""
+    if not source.wide or rng.random() > 0.33:
+        return text
+    if rng.random() < 0.6 or not source.topics:
+        other = sentence(rng.choice(rng.choice(source.with_uses).used))
+    else:
+        other = rng.choice(source.topics[rng.choice(sorted(source.topics))])
+    return f"{text} {other}" if rng.random() < 0.5 else f"{other} {text}"
+
+
 def _record_text(rng: Random, source: Source) -> tuple[str, dict[str, str]]:
     """A text and the slots that occur in it exactly once by kind."""
     slots: list[tuple[str, str]] = []
     kind = rng.random()
     if kind < 0.5:
-        text = m.message(rng, rng.choice(source.intents), rng.choice((0.3, 0.7)), slots)
+        text = source.message(rng, rng.choice(source.intents), rng.choice((0.3, 0.7)), slots)
     else:
         facts = rng.sample(_FACTS, rng.randint(1, 3))
-        text = " ".join(m.fill(rng, f, slots) for f in facts)
+        text = " ".join(m.fill(rng, f, slots, source.product) for f in facts)
         if kind > 0.85 and source.topics:
             other = rng.choice(source.topics[rng.choice(sorted(source.topics))])
             text = f"{text} {other}" if rng.random() < 0.5 else f"{other} {text}"
+    text = _amid(rng, source, text)
     kinds = [k for k, _ in slots]
     return text, {k: v for k, v in slots if kinds.count(k) == 1 and text.count(v) == 1}
 
@@ -555,7 +588,7 @@ def triage(rng: Random, budget: int, source: Source) -> list[Turn]:
     for _ in range(max(1, min(9, budget // 130))):
         n = rng.randrange(len(intents))
         slots: list[tuple[str, str]] = []
-        text = m.message(rng, intents[n], 0.5, slots)
+        text = _amid(rng, source, source.message(rng, intents[n], 0.5, slots))
         kinds = [k for k, _ in slots]
         rows.append((n, text, {k: v for k, v in slots if kinds.count(k) == 1 and text.count(v) == 1}))
     found = list(dict.fromkeys(k for _, _, s in rows for k in s))
@@ -674,7 +707,7 @@ def yes_no(rng: Random, budget: int, source: Source) -> list[Turn]:
     turns: list[Turn] = []
     items = list(dict.fromkeys(_thing(rng, rng.randrange(8)) for _ in range(rng.randint(3, 8))))
     slots: list[tuple[str, str]] = []
-    text = m.message(rng, rng.choice(source.intents), 0.7, slots)
+    text = source.message(rng, rng.choice(source.intents), 0.7, slots)
     for i in range(max(2, min(8, budget // 30))):
         truth = rng.random() < 0.5
         if kind == 0:

@@ -1,7 +1,7 @@
 """Pretrain weft-nano: `python -m recipes.nano.train --run DIR [--text DIR] [--wordnet DIR] [--export DIR]`.
 
-The stages of FIRST from step 0 make the weights in the package. With `--wordnet` a second part goes on from them with
-new optimizers; `--begin MODEL` leaves out the first. Called again it goes on from the newest checkpoint. The tokenizer
+The stages of FIRST from step 0, then with `--wordnet` those of SECOND from there with new optimizers, make the weights
+in the package; `--begin MODEL` leaves out the first. Called again it goes on from the newest checkpoint. The tokenizer
 in `--export` is used when it is there and made otherwise. transformers draws the first values and writes the model
 folder; all between is weft's own decoder over the forest.
 """
@@ -52,7 +52,7 @@ FIRST = (
     Stage(1784, 4.5e-3, 2, decay=630),
     Stage(2700, 3e-3, 2, decay=650),
 )
-SECOND = (Stage(1300, 3e-3, 2, decay=1000),)
+SECOND = (Stage(1400, 3e-3, 2, decay=1100),)
 
 
 def architecture() -> Qwen3Config:

@@ -8,6 +8,7 @@ Every function takes the caller's `random.Random` and holds no state, so a row i
 # fmt: off
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 FIRST = ["Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Irene", "Jack", "Kate", "Liam", "Mia", "Noah", "Olga", "Paul", "Quinn", "Rosa", "Sam", "Tina", "Uma", "Victor", "Wendy", "Xavier", "Yara", "Zane", "Aisha", "Bruno", "Chloe", "Diego", "Elena", "Farid", "Gita", "Hugo", "Ines", "Jonas", "Kofi", "Leila", "Marco", "Nadia", "Omar", "Priya", "Ravi", "Sofia", "Tomas", "Ursula", "Vera", "Wei", "Yusuf", "Zoe"]
@@ -140,9 +141,9 @@ def place(rng: Random) -> str:
     return pseudo(rng, 2).capitalize() if rng.random() < 0.25 else rng.choice(CITIES)
 
 
-def product(rng: Random) -> str:
+def product(rng: Random, items: Sequence[str] = ITEMS) -> str:
     """A thing as a customer or a catalogue would call it."""
-    item = rng.choice(ITEMS)
+    item = rng.choice(items)
     kind = rng.randrange(9)
     if kind == 0:
         return item

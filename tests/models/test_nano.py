@@ -99,15 +99,21 @@ def test_the_prompt_is_a_prefix_of_the_whole_chat(tokenizer):
 def test_it_has_learnt_something_and_when_to_stop(model, tokenizer):
     import torch
 
-    turns = []
-    for word in ("red lamp", "Kestrel 40", "AB-7731", "old ferry"):
-        turns += [{"role": "user", "content": f"Repeat: {word}"}, {"role": "assistant", "content": word}]
-    prompt = tokenizer.apply_chat_template(
-        turns[:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    with torch.no_grad():
-        out = model.generate(**prompt, do_sample=False, max_new_tokens=16)
-    assert tokenizer.decode(out[0, prompt["input_ids"].shape[1] :]) == "old ferry<|im_end|>"
+    shown = []
+    for word in ("red lamp", "Kestrel 40", "AB-7731"):
+        shown += [{"role": "user", "content": f"Repeat: {word}"}, {"role": "assistant", "content": word}]
+    asked, said = ("old ferry", "blue chair", "Marlin 7", "tall tree", "CD-1204", "grey coat"), []
+    for word in asked:
+        prompt = tokenizer.apply_chat_template(
+            [*shown, {"role": "user", "content": f"Repeat: {word}"}],
+            add_generation_prompt=True, return_tensors="pt", return_dict=True,
+        )  # fmt: skip
+        with torch.no_grad():
+            out = model.generate(**prompt, do_sample=False, max_new_tokens=16)
+        said.append(tokenizer.decode(out[0, prompt["input_ids"].shape[1] :]))
+    # Whether a first word has its space before it is a toss-up for so small a model.
+    assert [reply.strip() for reply in said] == [f"{word}<|im_end|>" for word in asked]
+    assert sum(reply == f"{word}<|im_end|>" for reply, word in zip(said, asked, strict=True)) >= 4
 
 
 def _card() -> str:
