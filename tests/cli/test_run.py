@@ -188,6 +188,10 @@ def test_training_says_by_what_the_best_was_chosen(weft: Any, work: Path) -> Non
     assert code == 0 and f"{said} there\n" in out
     by_loss = best({**record, "chosen_by": "loss"}, "nats per token")
     assert by_loss == f"best validation loss {loss:.4f} nats per token at step {step}"
+    last = best({**record, "chosen_by": "loss", "published_step": 99}, "nats per token")
+    assert last == f"published: step 99, the last; best validation loss {loss:.4f} nats per token at step {step}"
+    alone = best({**record, "best_step": None, "best_loss": None, "published_step": 99}, "nats per token")
+    assert alone == "published: step 99, the last; there was no validation"
 
 
 def test_eval_puts_two_runs_side_by_side(weft: Any, work: Path) -> None:

@@ -66,6 +66,14 @@ def test_a_best_step_that_a_score_chose_is_not_said_to_have_the_best_loss(sample
     assert "The checkpoint of step 200 was kept for its validation accuracy 0.812; validation loss is" in text
 
 
+def test_a_last_step_that_was_published_is_not_said_to_be_the_best(sample):
+    report = sample("structured")
+    report["training"] |= {"published_step": 240}
+    text = " ".join(printed(report).split())
+    assert "Best step: 200" in text and "Published step: 240" in text
+    assert "at step 200; what was published is the last step, 240." in text
+
+
 def test_markup_and_terminal_commands_in_the_data_are_shown_not_obeyed(sample):
     report = sample("structured")
     report["verdict"]["reason"] = "[bold red]loud[/] \x1b[2Jgone"

@@ -11,6 +11,9 @@ import pytest
 
 from weft.cli import main
 from weft.data.split import Split
+from weft.errors import DataError
+from weft.road.judge_pairs import require_pairs
+from weft.testing import tiny_base
 from weft.train import steps
 
 BRIEF = ["--learning-rate", "3e-3", "--batch-size", "4", "--epochs", "3", "--lora-r", "4"]
@@ -95,6 +98,11 @@ def test_test_pairs_that_are_all_too_long_are_refused_before_anything_is_trained
     code, _, err = weft(*_dpo(tiny, "--out", "r"))
     assert code == 1 and "the sealed test part: none of the 1 pairs fits into 256 tokens" in err
     assert not Path("r").exists()
+
+
+def test_a_sealed_part_without_pairs_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(DataError, match=r"sealed test part holds no pairs: .* Add pairs with prompts that differ"):
+        require_pairs(tiny_base(), [])
 
 
 def test_a_training_on_pairs_that_is_interrupted_ends_in_the_same_bytes(

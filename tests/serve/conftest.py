@@ -27,11 +27,17 @@ from weft.serve.listen import bind
 from weft.serve.logs import Log
 from weft.serve.names import Names
 from weft.serve.records import EventDraft, Job
+from weft.serve.routes import jobs
 from weft.serve.server import Server
 from weft.serve.store import Store
 
 ALIAS = {"gpt-4o-mini": "weft-nano"}
 CSV = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2.5,0.25,,\n2,1.5,0.5,1.75,0.5\n"
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "RELEASE_SECONDS", 0.1)  # a scripted worker lets no job go while its owner waits
 
 
 class SilentEngine:
@@ -168,6 +174,7 @@ def a_server(
     config = ServeConfig(**{"data": str(data), "alias": ALIAS, "port": 0, "log": "none", **settings})
     store = Store.open(config.folder, organisation=config.organization)
     stack.callback(store.close)
+    log = log or Log(config.log)
     return Server(
         config=config,
         store=store,
@@ -178,8 +185,9 @@ def a_server(
             store.blobs.adapter,
             open_base=open_base or (lambda name: SimpleNamespace(name=name)),
             start=start or (lambda base: SilentEngine()),
+            log=log,
         ),
-        log=log or Log(config.log),
+        log=log,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,8 @@ import openai
 import pytest
 
 from tests.serve.conftest import World, chat_rows
+from weft.serve.routes import jobs as job_routes
+from weft.serve.routes.jobs import _live
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,35 @@ def test_hyperparameters_are_bounded_on_both_sides(
         method = {"type": "dpo", "dpo": {"hyperparameters": {name: value}}}
         error = refused(kept, {"model": "weft-nano", "training_file": file, "method": method})
         assert error["param"] == f"method.dpo.hyperparameters.{name}"
+
+
+OUTSIDE = [
+    *(("n_epochs", value, "'auto' or an integer from 1 to 50") for value in (0, 51, "x", 2.5, True, None)),
+    *(("batch_size", value, "'auto' or an integer from 1 to 256") for value in (0, 257, [1], {"a": 1})),
+    ("learning_rate_multiplier", 0, "'auto' or a number above 0"),
+    ("beta", 0, "'auto' or a number above 0, at most 2"),
+    ("beta", 2.01, "'auto' or a number above 0, at most 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), OUTSIDE)
+def test_what_is_outside_the_bounds_is_named_beside_them(kept: World, name: str, value: Any, expected: str) -> None:
+    body = {"model": "weft-nano", "training_file": "file-x"}
+    found = {list: "a list", dict: "an object"}.get(type(value)) or json.dumps(value)
+    places = [("method.dpo.hyperparameters", {"method": {"type": "dpo", "dpo": {"hyperparameters": {name: value}}}})]
+    if name != "beta":
+        own = {"type": "supervised", "supervised": {"hyperparameters": {name: value}}}
+        places.append(("hyperparameters", {"hyperparameters": {name: value}}))
+        places.append(("method.supervised.hyperparameters", {"method": own}))
+    for place, given in places:
+        error = refused(kept, {**body, **given})
+        assert error["message"] == f"{place}.{name}: {found} is not allowed; expected {expected}"
+        assert error["param"] == f"{place}.{name}"
+
+
+def test_a_long_value_is_cut_in_its_refusal(kept: World) -> None:
+    body = {"model": "weft-nano", "training_file": "file-x", "hyperparameters": {"n_epochs": "x" * 1000}}
+    assert f'"{"x" * 39}… is not allowed' in refused(kept, body)["message"]
 
 
 def test_beta_suffix_seed_and_metadata_are_bounded_on_both_sides(kept: World, file: str) -> None:
@@ -315,8 +347,10 @@ def test_pause_resume_and_cancel_from_each_state(world: World, training_file: st
     assert jobs.retrieve(queued).status == "paused"
     assert jobs.resume(queued).status == "queued"
     lease = world.worker.take()
-    jobs.cancel(queued)
+    assert jobs.cancel(queued).status == "running"
     assert world.server.leases.beat(queued, lease.attempt) == "cancel"
+    with pytest.raises(openai.BadRequestError, match="is running: only a paused job"):
+        jobs.resume(queued)
     world.server.leases.released(queued, lease.attempt, "cancelled")
     assert jobs.retrieve(queued).status == "cancelled"
 
@@ -324,6 +358,35 @@ def test_pause_resume_and_cancel_from_each_state(world: World, training_file: st
     world.worker.validate()
     jobs.pause(paused)
     assert jobs.cancel(paused).status == "cancelled"
+
+
+@pytest.mark.parametrize(("action", "becomes"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_cancel_and_a_pause_are_answered_once_the_worker_has_let_go(
+    world: World, training_file: str, monkeypatch: pytest.MonkeyPatch, action: str, becomes: str
+) -> None:
+    monkeypatch.setattr(job_routes, "RELEASE_SECONDS", 30.0)
+    client, leases = world.sdk(strict=False), world.server.leases
+    job = client.fine_tuning.jobs.create(model="weft-nano", training_file=training_file)
+    lease = world.worker.start()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(getattr(client.fine_tuning.jobs, action), job.id)
+        while leases.beat(job.id, lease.attempt) == "go":
+            assert not asked.done()
+        # Others are answered meanwhile.
+        assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+        leases.released(job.id, lease.attempt, "queued")
+        assert asked.result(10).status == becomes
+
+
+def test_a_pause_that_no_worker_has_obeyed_is_taken_back_by_resume(world: World, training_file: str) -> None:
+    jobs = world.sdk(strict=False).fine_tuning.jobs
+    job = jobs.create(model="weft-nano", training_file=training_file)
+    lease = world.worker.start()
+    assert jobs.pause(job.id).status == "running"
+    assert jobs.resume(job.id).status == "running"
+    assert world.server.leases.beat(job.id, lease.attempt) == "go"
+    with pytest.raises(openai.BadRequestError, match="only a paused job can be resumed"):
+        jobs.resume(job.id)
 
 
 def test_actions_arrive_with_an_empty_body_that_claims_to_be_json(kept: World, file: str) -> None:
@@ -405,6 +468,36 @@ def test_events_can_be_followed_live_until_the_job_is_final(live: Callable[..., 
         == len(events)
         == len(list(client.fine_tuning.jobs.list_events(job, limit=100)))
     )
+
+
+def followed(world: World, job: str, after: str | None = None) -> list[str]:
+    """The data of every event of a stream that ends."""
+    asked: dict[str, Any] = {"stream": True} | ({"after": after} if after else {})
+    answer = world.http.get(f"/v1/fine_tuning/jobs/{job}/events", params=asked)
+    assert answer.status_code == 200, answer.text
+    return [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def test_a_stopping_server_ends_the_stream_of_a_job_that_is_not_done_without_saying_so(
+    world: World, training_file: str
+) -> None:
+    """Who was cut off asks again with the last event that it has."""
+    job = world.sdk().fine_tuning.jobs.create(model="weft-nano", training_file=training_file).id
+    world.server.draining.set()
+    lines = asyncio.run(heard(_live(world.server, "local", job, 0)))
+    assert json.loads(lines[0])["message"] == f"Created fine-tuning job: {job}"
+    assert len(lines) == 2 and "[DONE]" not in lines
+    world.server.draining.clear()
+    world.worker.finish()
+    rest = followed(world, job, after=json.loads(lines[-1])["id"])
+    assert rest[-1] == "[DONE]" and [*lines, *rest] == followed(world, job)
+    assert followed(world, job, after=json.loads(rest[-2])["id"]) == ["[DONE]"]
+    unknown = world.http.get(f"/v1/fine_tuning/jobs/{job}/events?stream=true&after=ftevent-x")
+    assert unknown.status_code == world.http.get(f"/v1/fine_tuning/jobs/{job}/events?after=ftevent-x").status_code
+
+
+async def heard(lines: AsyncGenerator[str]) -> list[str]:
+    return [line async for line in lines]
 
 
 def test_the_same_idempotency_key_makes_one_job_however_often_it_comes(world: World, training_file: str) -> None:

@@ -29,12 +29,18 @@ def config(**values: Any) -> SftConfig:
 
 
 def train(
-    folder: Path, base: Base | Path | None = None, *, stop: Stop | None = None, rows: int = 16, **values: Any
+    folder: Path,
+    base: Base | Path | None = None,
+    *,
+    stop: Stop | None = None,
+    rows: int = 16,
+    held_out: int = 4,
+    **values: Any,
 ) -> tuple[Run, Trained]:
     """`base`: a folder is loaded anew, as full fine-tuning wants it."""
     run = Run.create(folder, {"run": {}})
     loaded = load(str(base)) if isinstance(base, Path) else base or tiny_base()
-    trained = sft.train(run, loaded, examples(rows), examples(4, start=50), config(**values), Silent(), stop)
+    trained = sft.train(run, loaded, examples(rows), examples(held_out, start=50), config(**values), Silent(), stop)
     return run, trained
 
 

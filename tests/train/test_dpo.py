@@ -217,6 +217,15 @@ def test_what_training_would_refuse_is_refused_by_the_rehearsal(monkeypatch: pyt
         dpo.rehearse(base, pairs, pairs, _config())
 
 
+def test_pairs_too_are_learned_to_the_last_step_without_any_to_look_at(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", {"run": {}})
+    config = _config(publish="last", keep_epochs=1)
+    record = dpo.train(run, tiny_base(), _pairs(8), [], config, Silent())
+    assert (record.published_step, record.best_step, record.curve["validation"]) == (record.steps, None, [])
+    kept = run.path("epochs", str(record.steps), "adapter/adapter_model.safetensors")
+    assert kept.read_bytes() == run.path("adapter/adapter_model.safetensors").read_bytes()
+
+
 def test_a_loss_that_is_not_finite_names_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def poisoned(model: Any, rows: Any) -> torch.Tensor:
         return learned_logprobs(model, rows) * (math.nan if model.training else 1.0)

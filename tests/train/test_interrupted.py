@@ -88,6 +88,22 @@ def test_a_kill_at_any_kind_of_moment_changes_no_bit(
         assert again.metrics() == whole.metrics(), moment
 
 
+@pytest.mark.parametrize("stop", [2, 5, 6])
+def test_a_kill_changes_no_bit_of_the_last_step_either(tmp_path: Path, tiny_folder: Path, stop: int) -> None:
+    """Looked at or not, with epochs kept; the kill comes with the checkpoint of the step `stop` of six."""
+    values = {"publish": "last", "rows": 12, "keep_epochs": 2, "lora": {"r": 4, "dropout": 0.1}}
+    for name, held_out in (("looked at", 4), ("alone", 0)):
+        whole, record = train(tmp_path / name, tiny_folder, held_out=held_out, **values)
+        assert (record.published_step, record.best_step is None) == (6, not held_out)
+        with _killed(steps, "save", stop + 1) if stop < 6 else _killed(steps, "write_result", 1):
+            train(tmp_path / f"{name} cut", tiny_folder, held_out=held_out, **values)
+        again, _ = train(tmp_path / f"{name} cut", tiny_folder, held_out=held_out, **values)
+        assert published(again) == published(whole)
+        assert again.metrics() == whole.metrics()
+        last = published(whole)["epochs/6/adapter/adapter_model.safetensors"]
+        assert published(whole)["adapter/adapter_model.safetensors"] == last
+
+
 PACKED = [
     pytest.param(*cell, marks=() if cell == (False, 1, "float32") else pytest.mark.slow)
     for cell in itertools.product([False, True], [1, 4], ["float32", "bfloat16"])

@@ -68,6 +68,16 @@ def test_the_first_loss_is_that_of_transformers_over_all_tokens_of_the_step(tmp_
     assert run.metrics()[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
+def test_documents_are_learned_to_the_last_step_and_only_the_best_wants_some_held_out(tmp_path: Path) -> None:
+    none = HeldOut(())
+    run, record = _train(tmp_path / "r", mix=_mix(replay=()), held_out=none, publish="last", keep_epochs=1)
+    assert (record.published_step, record.best_step, record.best_loss) == (record.steps, None, None)
+    kept = run.path("epochs", str(record.steps), "adapter/adapter_model.safetensors")
+    assert kept.read_bytes() == run.path("adapter/adapter_model.safetensors").read_bytes()
+    with pytest.raises(TrainError, match=r"no validation documents, .* publish what the last step leaves"):
+        pretrain.rehearse(tiny_base(), _mix(), none, _config())
+
+
 def test_documents_are_learned_and_general_text_is_looked_at(tmp_path: Path) -> None:
     run, record = _train(tmp_path / "r", epochs=4)
     looks = [line for line in run.metrics() if "validation_loss" in line]

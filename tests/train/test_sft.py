@@ -154,6 +154,20 @@ def test_early_stopping_publishes_the_best_and_not_the_last(tmp_path: Path) -> N
         assert -float(learned_logprobs(base.model, rows).mean()) == pytest.approx(record.best_loss, abs=1e-5)
 
 
+def test_the_last_step_is_published_where_that_is_wanted_and_nothing_stops_early(tmp_path: Path) -> None:
+    held_out = _examples(4, answer="no, never {n}", start=50)
+    values: dict[str, Any] = {"epochs": 8, "validation": held_out, "patience": 1}
+    run, record = _train(tmp_path / "last", publish="last", **values)
+    assert (record.steps, record.published_step) == (32, 32)
+    assert record.best_step < 32 and record.best_loss == min(loss for _, loss in record.curve["validation"])
+    untold, alone = _train(tmp_path / "alone", publish="last", epochs=8, validation=[])
+    assert _weights(untold) == _weights(run)  # looking changes nothing
+    assert (alone.published_step, alone.best_step, alone.best_loss, alone.curve["validation"]) == (32, None, None, [])
+    assert not any("validation_loss" in line for line in untold.metrics())
+    best, chosen = _train(tmp_path / "best", **values)
+    assert chosen.published_step == chosen.best_step < chosen.steps < 32 and _weights(best) != _weights(run)
+
+
 def test_examples_that_are_too_long_are_counted_by_their_line(tmp_path: Path) -> None:
     train = [*_examples(8), *_examples(2, answer="x" * 300, start=8)]
     _, record = _train(tmp_path / "r", train=train)

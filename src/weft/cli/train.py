@@ -79,8 +79,12 @@ def command(data: str, out: str | None, file: str | None, resume: bool, as_json:
 
 def best(record: Mapping[str, Any], unit: str) -> str:
     """What was published, by what it was chosen, and its value."""
-    by, step = record["chosen_by"], record["best_step"]
+    by, step, published = record["chosen_by"], record["best_step"], record.get("published_step")
+    if step is None:
+        return f"published: step {published}, the last; there was no validation"
     loss = f"validation loss {record['best_loss']:.4f} {unit}"
+    if published not in (step, None):
+        return f"published: step {published}, the last; best {loss} at step {step}"
     if by == "loss":
         return f"best {loss} at step {step}"
     return f"best validation {by} {record['best_measures'][by]:.4f}, which chose step {step}; {loss} there"

@@ -60,6 +60,11 @@ def judge_pairs(run: Run, test: Sequence[Preference], progress: Progress) -> dic
 
 def require_pairs(base: Base, test: Sequence[Preference]) -> None:
     """Raises DataError where `judge_pairs` would have nothing to look at, which is better known before training."""
+    if not test:
+        raise DataError(
+            "the sealed test part holds no pairs: near-duplicate prompts stay in one part. "
+            "Add pairs with prompts that differ."
+        )
     try:
         dpo.render(base, test, base.context)
     except TrainError as error:

@@ -48,7 +48,8 @@ def tune(
     trained = method.train(run, base, train, validation, settings.config, progress, **also)
     record = {**trained.to_json(), "settings": settings.to_json()}
     run.write_json("training.json", record)
-    run.event("trained", steps=trained.steps, best_step=trained.best_step, stopped_because=trained.stopped_because)
+    told_of = {key: record[key] for key in ("steps", "best_step", "published_step", "stopped_because")}
+    run.event("trained", **told_of)
     if stop is None:
         told.pass_on()
     return record

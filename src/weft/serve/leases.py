@@ -182,7 +182,7 @@ class Leases:
     ) -> Job:
         """Publish the adapter and the result file and end the job, in one transaction.
 
-        `step` and `metrics` are those of the last epoch's checkpoint, which carries the model's own name. A job that
+        `step` and `metrics` are those of the published checkpoint, which carries the model's own name. A job that
         its owner asked to cancel before this ends cancelled, with nothing published. Raises Superseded, UsageError.
         """
         self._expect_adopted(adapter)

@@ -30,6 +30,7 @@ from weft.train.crew import hands, shares
 from weft.train.dpo_config import DpoConfig
 from weft.train.ending import require_ending
 from weft.train.fit import Fit
+from weft.train.held_out import require_held_out
 from weft.train.losses import dpo, per_leaf, rewards
 from weft.train.needs import Plan, keep, require_memory
 from weft.train.settle import settled
@@ -64,6 +65,7 @@ def settle(settings: Resolved[DpoConfig], base: Base, train: Sized) -> Resolved[
 
 def rehearse(base: Base, train: Sequence[Preference], validation: Sequence[Preference], config: DpoConfig) -> None:
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+    require_held_out(validation, config, "pairs", "prompts")
     pairs, _ = render(base, train, int(config.max_tokens))
     held_out, _ = render(base, validation, int(config.max_tokens))
     require_ending(base, config)
@@ -85,6 +87,7 @@ def train(
     `config` must be settled, `base` as it was loaded. Raises TrainError on non-finite numbers, nothing to learn, or
     nothing learned; Stopped where `stop` or SIGTERM says so.
     """
+    require_held_out(validation, config, "pairs", "prompts")
     pairs, skipped = render(base, train, int(config.max_tokens))
     held_out, skipped_validation = render(base, validation, int(config.max_tokens))
     tell_left_out(run, progress.say, min(int(config.max_tokens), base.context), skipped, skipped_validation)
@@ -165,7 +168,9 @@ def with_reference(base: Base, pairs: Sequence[Pair], most: int, config: DpoConf
 
 
 def _validation(base: Base, pairs: Sequence[Pair], most: int, config: DpoConfig) -> dict[str, float]:
-    """Mean `loss` of the held-out pairs, and how the learner's rewards tell the replies apart."""
+    """Mean `loss` of the held-out pairs, and how the learner's rewards tell the replies apart; nothing without any."""
+    if not pairs:
+        return {}
     lost, margins = [], []
     for part in micro_batches(base.model, pairs, most, lambda pair: pair.rows):
         with only_answering(base, config):
@@ -187,12 +192,7 @@ def _measures(margins: Tensor) -> dict[str, float]:
 
 
 def render(base: Base, examples: Sequence[Preference], max_tokens: int) -> tuple[list[Pair], list[int]]:
-    """Pairs as tokens, and the lines of those of which a reply is too long. Raises TrainError where none is left."""
-    if not examples:
-        raise TrainError(
-            "there are no validation pairs, so nothing tells when to stop: near-duplicate prompts stay in one part, "
-            "and these prompts are all alike. Add pairs with prompts that differ."
-        )
+    """Pairs as tokens, and the lines of those of which a reply is too long. Raises TrainError where these are all."""
     most = min(max_tokens, base.context)
     pairs, skipped = [], []
     for example in examples:
@@ -201,7 +201,7 @@ def render(base: Base, examples: Sequence[Preference], max_tokens: int) -> tuple
             skipped.append(example.line)
         else:
             pairs.append(Pair(chosen, rejected))
-    if not pairs:
+    if examples and not pairs:
         raise TrainError(
             f"none of the {len(examples)} pairs fits into {most} tokens. "
             "Raise --max-tokens, use a base with a longer context, or shorten prompts and replies."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from weft.train.tuning_config import TuningConfig
+from weft.train.tuning_config import TuningConfig, require_choice
 
 
 class DpoConfig(TuningConfig):
@@ -19,3 +19,5 @@ class DpoConfig(TuningConfig):
     stop_on: Literal["loss", "reward_accuracy"] = "loss"
     """What early stopping and the choice of the best go by, on the validation pairs: the `loss`, or the share whose
     better reply gained more than the worse one."""
+
+    _something_to_choose = field_validator("stop_on")(require_choice)

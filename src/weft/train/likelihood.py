@@ -57,7 +57,12 @@ def step_measures(told: Iterable[Told], learned: int) -> dict[str, float]:
 
 
 def look(base: Base, rows: Sequence[Tokens], most: int, config: LikelihoodConfig) -> dict[str, float]:
-    """The mean `loss` over all learned tokens, in nats and without smoothing, and the `token_accuracy`, unlearned."""
+    """The mean `loss` over all learned tokens, in nats and without smoothing, and the `token_accuracy`, unlearned.
+
+    Nothing where there are no rows.
+    """
+    if not rows:
+        return {}
     with only_answering(base, config):
         parts = [learned_tokens(base.model, part) for part in micro_batches(base.model, rows, most)]
     loss = -float(torch.cat([part.logprobs for part in parts]).mean())

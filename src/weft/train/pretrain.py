@@ -19,6 +19,7 @@ from weft.settings import Resolved
 from weft.train import auto
 from weft.train.crew import hands, shares
 from weft.train.fit import Fit
+from weft.train.held_out import require_held_out
 from weft.train.likelihood import Told, add_gradient, look, step_measures
 from weft.train.mix import Mix
 from weft.train.needs import Plan, keep, require_memory
@@ -61,6 +62,7 @@ def longest_row(config: PretrainConfig, base: Base) -> int:
 
 def rehearse(base: Base, train: Mix, validation: HeldOut, config: PretrainConfig) -> None:
     """Raise now what `train` would refuse after everything before it was paid for. `config` must be settled."""
+    require_held_out(validation.rows, config, "documents", "documents")
     require_tokens(base, config)
     _planned(base, train, validation, config)
 
@@ -79,6 +81,7 @@ def train(
     `config` must be settled. Raises TrainError on non-finite numbers or nothing learned; Stopped where `stop` or
     SIGTERM says so.
     """
+    require_held_out(validation.rows, config, "documents", "documents")
     plan = keep(run, _planned(base, train, validation, config), progress)
     steps = Steps(run, base, config, len(train), progress, stop, tokens=_tokens(base, train, config))
     fit = Fit(run, base.model, plan, steps.parameters, config.recompute, progress.say)
@@ -101,7 +104,7 @@ def train(
             steps.update(tokens=sum(len(row.ids) for row in rows), **step_measures(told, learned))
 
             if steps.look_due:
-                general = fit(lambda most: look(base, validation.replay, most, config)) if validation.replay else {}
+                general = fit(lambda most: look(base, validation.replay, most, config))
                 replayed = {f"replay_{name}": value for name, value in general.items()}
                 steps.look(**fit(lambda most: look(base, validation.rows, most, config)), **replayed)
             steps.save_if_due()

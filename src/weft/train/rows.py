@@ -33,11 +33,6 @@ class Rows:
     """
 
     def __init__(self, base: Base, examples: Sequence[Conversation], config: SftConfig) -> None:
-        if not examples:
-            raise TrainError(
-                "there are no validation examples, so nothing tells when to stop: near-duplicates stay in one part, "
-                "and these questions are all alike. Add examples that differ."
-            )
         self._base, self._config = base, config
         share = config.merges_left_out
         self._dropout = BpeDropout(base.chat.tokenizer.backend_tokenizer, share) if share else None
@@ -49,7 +44,7 @@ class Rows:
         """As the tuned model will be asked."""
         self.skipped = [example.line for example, fit in zip(examples, fits, strict=True) if not fit]
         """The lines of those that are too long."""
-        if not sum(sum(row.learn) for row in self.as_served):
+        if examples and not sum(sum(row.learn) for row in self.as_served):
             raise TrainError(
                 f"none of the {len(examples)} examples leaves a token to learn within {self._most} tokens. "
                 "Raise --max-tokens, use a base with a longer context, or shorten the examples."

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: fetch, forward, backward, step, log, save, in that order, on one page.
 
 Loss is the mean over the learned tokens of the whole optimizer step, whatever the micro-batches. The parameters of the
-best validation are what is published. What every method does alike at a step is in `steps.py`.
+best validation are what is published, or of the last step. What every method does alike at a step is in `steps.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from weft.train.batches import families
 from weft.train.crew import hands, shares
 from weft.train.ending import require_ending
 from weft.train.fit import Fit
+from weft.train.held_out import require_held_out
 from weft.train.judge import Judge
 from weft.train.likelihood import Told, add_gradient, look, step_measures
 from weft.train.needs import keep, require_memory
@@ -57,6 +58,7 @@ def rehearse(
 
     `task`: what the examples are, where that is known.
     """
+    require_held_out(validation, config, "examples", "questions")
     if task is not None:
         Judge.of(base, task, train, validation, config)
     rows = Rows(base, train, config).as_served
@@ -83,6 +85,7 @@ def train(
     """
     if config.stop_on != "loss" and judge is None:
         raise UsageError(f"--stop-on {config.stop_on}: nothing here grades answers. Leave it out.")
+    require_held_out(validation, config, "examples", "questions")
     rows = Rows(base, train, config)
     looked_at = Rows(base, validation, config)
     served, held_out = rows.as_served, looked_at.as_served

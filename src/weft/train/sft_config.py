@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from weft.train.tuning_config import LikelihoodConfig
+from weft.train.tuning_config import LikelihoodConfig, require_choice
 
 
 class SftConfig(LikelihoodConfig):
@@ -24,6 +24,8 @@ class SftConfig(LikelihoodConfig):
     million parameters, else none."""
     neftune_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings while learning (NEFTune, Jain et al. 2023, arXiv:2310.05914: 5 to 15); 0: none."""
+
+    _something_to_choose = field_validator("stop_on")(require_choice)
 
     @property
     def merges_left_out(self) -> float:

@@ -116,9 +116,14 @@ class Steps:
                 known = self.epoch
                 batches = epoch_batches(lengths, self._config.batch_size, self._config.seed, known, family)
             yield batches[self.state.step % self._per_epoch]
+        self._progress.finish("; ".join([self._stopped, *self._best_in_words()]))
+
+    def _best_in_words(self) -> list[str]:
+        """What the looks found, if there were any."""
+        if self.state.best_step < 0:
+            return []
         value = self.state.best_loss if self._goal == "loss" else self.state.best_score
-        best = f"best validation {self._goal} {value:.4f} at step {self.state.best_step}"
-        self._progress.finish(f"{self._stopped}; {best}")
+        return [f"best validation {self._goal} {value:.4f} at step {self.state.best_step}"]
 
     def update(self, loss: float, tokens: int, **measures: float) -> None:
         """One optimizer step from the gradients of a mean `loss` over `tokens` tokens; `measures` go into the log.
@@ -150,10 +155,10 @@ class Steps:
     def _tell_jump(self) -> None:
         losses = [loss for _, loss in self.state.curve["train"][-NEEDED:]]
         if (usual := jumped(losses)) is not None:
+            published = "the last step" if self._config.publish == "last" else "the best by validation"
             told = (
                 f"The training loss jumped: {losses[-1]:.3g} at step {self.state.step}, where {usual:.3g} had been "
-                "usual. Training goes on, and what is published is the best by validation; a lower learning_rate may "
-                "avoid it."
+                f"usual. Training goes on, and what is published is {published}; a lower learning_rate may avoid it."
             )
             warn(self._run, self._progress.say, told, step=self.state.step)
 
@@ -167,10 +172,11 @@ class Steps:
         regular = state.step % int(self._config.validate_every) == 0 or state.step == self.total
         return regular or self._looks.ends_kept_epoch(state) or (self._out_of_time() and state.best_step < 0)
 
-    def look(self, loss: float, **measures: float) -> None:
+    def look(self, loss: float | None = None, **measures: float) -> None:
         """Note the validation loss and what else was measured; keep the parameters where they are the best so far.
 
-        After an epoch that is to be kept, publish it beside. Raises TrainError where the loss is not finite.
+        Nothing is measured where there are no validation examples. After an epoch that is to be kept, publish it
+        beside. Raises TrainError where the loss is not finite.
         """
         self._looks.note(self.state, self._measured, loss, measures)
 
@@ -196,10 +202,12 @@ class Steps:
         )
 
     def publish(self, skipped_lines: Sequence[int], skipped_validation_lines: Sequence[int] = ()) -> Trained:
-        """Put the best parameters back, write `adapter/` (or `model/` with `full`) into the run, return the record.
+        """Write `adapter/` (or `model/` with `full`) into the run, of the best parameters or the last; the record.
 
         Raises TrainError where they are not finite or training did not change them.
         """
+        if last := self._config.publish == "last":
+            self._learner.keep()
         require_finite(self._learner.best)
         if not self._learner.moved:
             raise TrainError(
@@ -210,14 +218,15 @@ class Steps:
         self._base.model.eval()
         with self.listening():  # one that comes now waits until all is written
             result = write_result(self._base, self._config, self._run.folder)
-        state = self.state
+        state, looked = self.state, self.state.best_step >= 0
         return Trained(
             method="full" if self._config.full else "lora",
             trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
             total_parameters=self._base.parameters,
             steps=state.step,
-            best_step=state.best_step,
-            best_loss=state.best_loss,
+            published_step=state.step if last else state.best_step,
+            best_step=state.best_step if looked else None,
+            best_loss=state.best_loss if looked else None,
             best_measures=state.best_measures,
             chosen_by=self._goal,
             stopped_because=self._stopped,
@@ -232,7 +241,7 @@ class Steps:
 
     def _over(self) -> bool:
         """Whether training ends here, and in `_stopped` why."""
-        if self.state.looks_without_gain >= self._config.patience:
+        if self._config.publish == "best" and self.state.looks_without_gain >= self._config.patience:
             self._stopped = f"validation {self._goal} has not improved for {self._config.patience} looks"
         elif self.state.step and self._out_of_time():
             self._stopped = f"the time limit of {self._config.max_minutes:g} minutes"

@@ -15,9 +15,13 @@ MOST_TOLD = 10
 
 def left_out(part: str, lines: Sequence[int], most: int) -> str:
     """A sentence with how many of a `part` have more than `most` tokens, and the `lines` of the first of them."""
+    return f"Left out of the {part} part as longer than {most:,} tokens: {len(lines):,} ({in_words(lines)})."
+
+
+def in_words(lines: Sequence[int]) -> str:
+    """`line 3`, `lines 3, 8`; the first of many."""
     told = ", ".join(map(str, lines[:MOST_TOLD])) + (" …" if len(lines) > MOST_TOLD else "")
-    number = "lines" if len(lines) > 1 else "line"
-    return f"Left out of the {part} part as longer than {most:,} tokens: {len(lines):,} ({number} {told})."
+    return f"{'lines' if len(lines) > 1 else 'line'} {told}"
 
 
 def tell_left_out(

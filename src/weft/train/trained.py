@@ -15,13 +15,16 @@ class Trained:
     trainable_parameters: int
     total_parameters: int
     steps: int
-    best_step: int
-    best_loss: float
-    """The validation loss of what is published: nats per learned token (sft), or the mean loss of a pair (dpo)."""
+    published_step: int
+    """Whose parameters are published: the best step, or with `--publish last` the last one."""
+    best_step: int | None
+    """Where validation was best; None where nothing was looked at."""
+    best_loss: float | None
+    """The validation loss there: nats per learned token (sft), or the mean loss of a pair (dpo)."""
     best_measures: dict[str, float]
     """What else the method measured at that look."""
     chosen_by: str
-    """What best means, and what stopped it early: the validation `loss`, or the name of a grader's score."""
+    """What best means, and what may stop it early: the validation `loss`, or the name of a grader's score."""
     stopped_because: str
     seconds: float
     tokens: int

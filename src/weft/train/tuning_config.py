@@ -49,6 +49,9 @@ class TuningConfig(Config):
     """Looks without improvement after which training stops."""
     min_improvement: float = Field(default=0.0, ge=0)
     """Smallest improvement of the validation loss, or of the score that training stops on, that counts as one."""
+    publish: Literal["best", "last"] = "best"
+    """Which parameters are published: those of the best validation, or with `last` those of the last step; then nothing
+    stops early, and no validation examples are needed."""
     recompute: Literal["auto", "always", "never"] = "auto"
     """Compute layers again on the way back, not keep them; `auto`: where one example does not fit otherwise."""
     max_minutes: float | None = Field(default=None, gt=0)
@@ -78,6 +81,13 @@ class TuningConfig(Config):
         if ratio != 1 and told.data.get("full"):
             raise ValueError("with --full there is no adapter whose matrices could learn at two rates; leave one out")
         return ratio
+
+
+def require_choice(stop_on: str, told: ValidationInfo) -> str:
+    """`stop_on`, if it has something to choose. Raises ValueError, for the validators of Configs that have a score."""
+    if stop_on != "loss" and told.data.get("publish") == "last":
+        raise ValueError("with --publish last nothing is chosen by a score; leave one out")
+    return stop_on
 
 
 class LikelihoodConfig(TuningConfig):

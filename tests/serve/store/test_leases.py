@@ -31,8 +31,8 @@ def test_the_events_of_an_undisturbed_job_are_those_of_the_hosted_service(store:
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
         "Step 1/2: training loss=0.25",
-        f"Checkpoint created at step 1 with Snapshot ID: {first.model}",
         "Step 2/2: training loss=0.20",
+        f"Checkpoint created at step 1 with Snapshot ID: {first.model}",
         f"New fine-tuned model created: {done.fine_tuned_model}",
         "The job has successfully completed",
     ]
@@ -62,6 +62,31 @@ def test_the_last_three_checkpoints_stay_with_their_adapters(store: Store) -> No
     assert store.jobs.checkpoints("ann", job.id, limit=1).items[0].model == done.fine_tuned_model
     assert len(store.models.list("ann")) == 3 and store.check(deep=True) == ()
     assert len(lying(store.data / "adapters")) == 3
+
+
+def test_the_published_checkpoint_stays_however_early_its_step_was(store: Store) -> None:
+    job, leases = new_job(store), Leases(store)
+    _, attempt = start(leases)
+    for step in range(1, 7):
+        leases.checkpoint(job.id, attempt, step, {}, adapter(store, b"%d" % step))
+    done = finish(store, leases, job, attempt, b"2", step=2, metrics={"step": 2})
+    kept = {checkpoint.step: checkpoint.model for checkpoint in store.jobs.checkpoints("ann", job.id).items}
+    assert kept.keys() == {2, 5, 6} and kept[2] == done.fine_tuned_model
+    assert [message for message in messages(store, job) if message.startswith("Checkpoint")] == [
+        f"Checkpoint created at step {step} with Snapshot ID: {kept[step]}" for step in (5, 6)
+    ]
+    assert {model.id for model in store.models.list("ann")} == set(kept.values()) and store.check(deep=True) == ()
+
+
+def test_a_job_that_ends_without_a_model_tells_of_the_checkpoints_that_answer(store: Store) -> None:
+    job, leases = new_job(store), Leases(store)
+    _, attempt = start(leases)
+    made = leases.checkpoint(job.id, attempt, 1, {}, adapter(store, b"1"))
+    leases.fail(job.id, attempt, "training_failed", "No.")
+    assert made is not None and messages(store, job)[-2:] == [
+        f"Checkpoint created at step 1 with Snapshot ID: {made.model}",
+        "The job failed: No.",
+    ]
 
 
 def test_metrics_of_a_step_are_told_once_over_attempts(store: Store) -> None:

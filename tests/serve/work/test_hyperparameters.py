@@ -26,13 +26,20 @@ def test_auto_leaves_wefts_own_rules_and_early_stopping() -> None:
         SftConfig().batch_size,
         SftConfig().patience,
     )
-    assert wanted.seed == 7
+    assert wanted.seed == 7 and wanted.publish == "best"
 
 
-def test_a_number_of_epochs_is_trained_to_the_end_unless_patience_is_asked_for() -> None:
-    assert _asked(n_epochs=3).config.patience > 10**6
-    assert _asked(n_epochs=3, extension={"patience": 2}).config.patience == 2
+def test_a_number_of_epochs_is_trained_to_the_end_and_the_last_step_published() -> None:
     assert _asked(n_epochs=3).config.epochs == 3
+    assert _asked(n_epochs=3).config.publish == "last"
+    assert _asked(extension={"publish": "last"}).config.publish == "last"
+
+
+@pytest.mark.parametrize("choosing", [{"patience": 2}, {"min_improvement": 0.1}, {"publish": "best"}])
+def test_whoever_says_how_to_choose_gets_the_best_of_so_many_epochs(choosing: dict[str, Any]) -> None:
+    config = _asked(n_epochs=3, extension=choosing).config
+    assert config.publish == "best"
+    assert config.patience == 2 if "patience" in choosing else config.patience > 10**6
 
 
 def test_every_reply_is_learned_unless_told_otherwise() -> None:
@@ -75,6 +82,7 @@ def test_beta_belongs_to_dpo() -> None:
         ("supervised", {"full": True}, {}, "x_weft.full: a server swaps adapters"),
         ("supervised", {"keep_epochs": 9}, {}, "x_weft.keep_epochs: a job keeps"),
         ("supervised", {"epochs": 2}, {"n_epochs": 3}, "x_weft.epochs and n_epochs say the same thing"),
+        ("dpo", {"publish": "last", "stop_on": "reward_accuracy"}, {}, "nothing is chosen by a score; leave one out"),
         ("supervised", {"learning_rate": 1e-3}, {"learning_rate_multiplier": 2}, "is the rate itself"),
         ("supervised", {"seed": 2}, {}, "x_weft.seed: write `seed` beside `model`"),
         ("supervised", {"warmup": 2}, {}, "warmup: Input should be less than 1"),

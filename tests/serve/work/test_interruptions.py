@@ -24,7 +24,7 @@ from weft.serve.work.protocol import Finished
 from weft.train import checkpoint, steps
 
 LONG = {"n_epochs": 5, "batch_size": 4}
-TOTAL = 5 * 4
+TOTAL = 5 * 5
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ from weft.serve.work.workers import executed
 
 
 def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(house: House) -> None:
-    job = house.open().job(suffix="mine")
+    validation = house.open().file(chat_rows(len(WORDS) + 3)[-3:])
+    job = house.job(suffix="mine", validation_file=validation.id)
     done = house.ended(job)
     assert (done.status, done.error) == ("succeeded", None)
     name = done.fine_tuned_model
@@ -28,13 +29,13 @@ def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(ho
     checkpoints = {c.step: c for c in house.store.jobs.checkpoints("local", job.id).items}
     assert house.messages(job) == [
         f"Created fine-tuning job: {job.id}",
-        f"Validating training file: {job.training_file}",
+        f"Validating training file: {job.training_file} and validation file: {validation.id}",
         "[too-few] 20 usable examples; 50 to 100 are a working floor: the measured differences will have wide "
         "intervals.",
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
-        f"Checkpoint created at step 4 with Snapshot ID: {checkpoints[4].model}",
-        f"Checkpoint created at step 8 with Snapshot ID: {checkpoints[8].model}",
+        f"Checkpoint created at step 5 with Snapshot ID: {checkpoints[5].model}",
+        f"Checkpoint created at step 10 with Snapshot ID: {checkpoints[10].model}",
         f"New fine-tuned model created: {name}",
         "The job has successfully completed",
     ]
@@ -42,26 +43,24 @@ def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(ho
 
     # One metrics event for each step, in order, in the service's form.
     told = [event for event in house.events(job) if event.type == "metrics"]
-    assert [event.data["step"] for event in told] == list(range(1, 13))
-    assert told[0].message.startswith("Step 1/12: training loss=") and "validation" not in told[0].message
-    fourth = told[3].data
-    assert told[3].message == (
-        f"Step 4/12: training loss={fourth['train_loss']:.2f}, validation loss={fourth['valid_loss']:.2f}, "
-        f"full validation loss={fourth['full_valid_loss']:.2f}"
+    assert [event.data["step"] for event in told] == list(range(1, 16))
+    assert told[0].message.startswith("Step 1/15: training loss=") and "validation" not in told[0].message
+    fifth = told[4].data
+    assert told[4].message == (
+        f"Step 5/15: training loss={fifth['train_loss']:.2f}, validation loss={fifth['valid_loss']:.2f}, "
+        f"full validation loss={fifth['full_valid_loss']:.2f}"
     )
-    assert all(event.level == "info" and event.data["total_steps"] == 12 for event in told)
+    assert all(event.level == "info" and event.data["total_steps"] == 15 for event in told)
 
     # The numbers that `auto` and the file became.
     assert done.hyperparameters == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
     assert done.trained_tokens and done.started_at and done.finished_at and done.estimated_finish is None
 
-    # Checkpoints: two of their own, and the model itself; their metrics are the table's.
-    best = next(c for c in checkpoints.values() if c.model == name)
-    assert len(checkpoints) == 3 and best.adapter == house.adapter(job)
-    (file,) = done.result_files
-    content = house.store.blobs.path(house.store.files.get("local", file).sha256).read_text()
-    rows = {int(row["step"]): row for row in csv.DictReader(io.StringIO(content))}
-    assert list(rows) == list(range(1, 13))
+    # Checkpoints: two of their own, and the last is the model itself; their metrics are the table's.
+    assert len(checkpoints) == 3
+    assert (checkpoints[15].model, checkpoints[15].adapter) == (name, house.adapter(job))
+    rows = table(house, done)
+    assert list(rows) == list(range(1, 16))
     for step, checkpoint in checkpoints.items():
         shown = {key: value for key, value in checkpoint.metrics.items() if key != "step"}
         assert {key: float(rows[step][key]) for key in shown} == shown
@@ -79,6 +78,51 @@ def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(ho
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("*.log")} == {0o600}
     assert "all epochs done" in (folder / "attempt-2.log").read_text()
     assert not (folder / "run" / "checkpoints").exists() and not (folder / "run" / "adapter").exists()
+
+
+def table(house: House, done: Job) -> dict[int, dict[str, str]]:
+    """The rows of the result file by their step."""
+    (file,) = done.result_files
+    content = house.store.blobs.path(house.store.files.get("local", file).sha256).read_text()
+    return {int(row["step"]): row for row in csv.DictReader(io.StringIO(content))}
+
+
+def test_without_a_validation_file_so_many_epochs_learn_every_row_and_nothing_is_validated(house: House) -> None:
+    job = house.open().job(hyperparameters={"n_epochs": 2})
+    done = house.ended(job)
+    assert done.status == "succeeded", done.error
+    told = [event.data for event in house.events(job) if event.type == "metrics"]
+    assert [data["step"] for data in told] == list(range(1, 11))  # five steps of four are all twenty rows
+    assert not any("valid" in key for data in told for key in data)
+    assert {row["valid_loss"] + row["valid_mean_token_accuracy"] for row in table(house, done).values()} == {""}
+    last, before = house.store.jobs.checkpoints("local", job.id).items
+    assert (last.step, last.model, last.adapter) == (10, done.fine_tuned_model, house.adapter(job))
+    assert before.step == 5 and not any("valid" in key for key in (*last.metrics, *before.metrics))
+    assert not any("held out" in message or "Published" in message for message in house.messages(job))
+    record = json.loads((house.data / "work" / job.id / "run" / "training.json").read_text())
+    assert (record["published_step"], record["best_step"], record["best_loss"]) == (10, None, None)
+
+
+def test_where_weft_decides_how_long_the_owner_reads_what_was_held_out_and_which_step_is_published(
+    house: House,
+) -> None:
+    # After the first look nothing improves by so much, so there are three more.
+    extension = {"lora": {"r": 4}, "min_improvement": 100.0}
+    job = house.open().job(hyperparameters={"n_epochs": "auto"}, extension=extension)
+    done = house.ended(job)
+    assert done.status == "succeeded", done.error
+    messages = house.messages(job)
+    held_out = next(message for message in messages if "held out" in message)
+    assert held_out.startswith("4 of the 20 examples were held out to decide how long to train and are not learned (")
+    kept = {c.step: c.model for c in house.store.jobs.checkpoints("local", job.id).items}
+    assert messages[-5:] == [
+        "Published: step 4 of 40, the lowest validation loss; training ended at step 16.",
+        f"Checkpoint created at step 12 with Snapshot ID: {kept[12]}",
+        f"Checkpoint created at step 16 with Snapshot ID: {kept[16]}",
+        f"New fine-tuned model created: {done.fine_tuned_model}",
+        "The job has successfully completed",
+    ]
+    assert len(kept) == 3 and kept[4] == done.fine_tuned_model
 
 
 def test_preferences_are_learned_by_dpo(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -23,6 +24,9 @@ from weft.serve.wire.lists import MOST, After, Bounded, Listed, first, last, met
 
 _LOOK_EVERY = 0.25
 """Seconds between looks for new events of a job that is being followed."""
+RELEASE_SECONDS = 5.0
+"""How long the answer to a cancel or a pause waits for the worker to let the job go."""
+_RELEASE_LOOKS = 0.1
 JobId = Annotated[str, Path(max_length=256, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 IdempotencyKey = Annotated[str | None, Header(max_length=255, description="The same key and body make one job.")]
@@ -71,24 +75,24 @@ def router(server: Server) -> APIRouter:
         return shown(jobs.get(asker.owner, job_id))
 
     @routes.post("/{job_id}/cancel", responses=answers(404))
-    def cancel(job_id: JobId, asker: Asker) -> JobObject:
+    async def cancel(job_id: JobId, asker: Asker) -> JobObject:
         """Cancel a job for good."""
         try:
-            return shown(jobs.wish(asker.owner, job_id, "cancel"))
+            return shown(await _wished(server, asker.owner, job_id, "cancel"))
         except WrongState as error:
             raise _not_now(error, "job_not_cancellable") from None
 
     @routes.post("/{job_id}/pause", responses=answers(404))
-    def pause(job_id: JobId, asker: Asker) -> JobObject:
+    async def pause(job_id: JobId, asker: Asker) -> JobObject:
         """Save a job and let its slot go."""
         try:
-            return shown(jobs.wish(asker.owner, job_id, "pause"))
+            return shown(await _wished(server, asker.owner, job_id, "pause"))
         except WrongState as error:
             raise _not_now(error, "job_not_pausable") from None
 
     @routes.post("/{job_id}/resume", responses=answers(404))
     def resume(job_id: JobId, asker: Asker) -> JobObject:
-        """Queue a paused job again; it goes on from what was saved."""
+        """Queue a paused job again; it goes on from what was saved. One that is about to pause goes on."""
         try:
             return shown(jobs.resume(asker.owner, job_id))
         except WrongState as error:
@@ -98,10 +102,11 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/{job_id}/events", response_model=Listed[EventObject], responses=answers(404) | live)
     async def events(job_id: JobId, asker: Asker, after: After = None, limit: Limit = 20, stream: bool = False) -> Any:
-        """The job's log, newest first; with `stream` oldest first and live, until the job is final."""
+        """The job's log, newest first; with `stream` oldest first and live from `after` on, until the job is final."""
         if stream:
             await run_in_threadpool(jobs.get, asker.owner, job_id)
-            return live_events(server, _live(server, asker.owner, job_id))
+            told = await run_in_threadpool(jobs.event_number, asker.owner, job_id, after) if after else 0
+            return live_events(server, _live(server, asker.owner, job_id, told))
 
         page = await run_in_threadpool(lambda: jobs.events(asker.owner, job_id, after=after, limit=limit))
         return Listed[EventObject](data=[EventObject.of(event) for event in page.items], has_more=page.has_more)
@@ -116,9 +121,24 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
-async def _live(server: Server, owner: str, job_id: str) -> AsyncGenerator[str]:
-    """Every event of the job, each once, then `[DONE]` when it is final or the server stops."""
-    number = 0
+async def _wished(server: Server, owner: str, job_id: str, wish: records.Wish) -> records.Job:
+    """The job once its worker has let it go as it was wished; after RELEASE_SECONDS as it is.
+
+    Raises NotThere, WrongState.
+    """
+    until = time.monotonic() + RELEASE_SECONDS
+    job = await run_in_threadpool(server.store.jobs.wish, owner, job_id, wish)
+    while job.wish is not None and time.monotonic() < until:
+        await asyncio.sleep(_RELEASE_LOOKS)
+        job = await run_in_threadpool(server.store.jobs.get, owner, job_id)
+    return job
+
+
+async def _live(server: Server, owner: str, job_id: str, number: int) -> AsyncGenerator[str]:
+    """Every event of the job after the one of this number, each once, then `[DONE]`, once it is final.
+
+    A server that stops ends the stream without it.
+    """
     while True:
         # The state first: an event that comes between the two looks is then seen by the next round.
         final = (await run_in_threadpool(server.store.jobs.get, owner, job_id)).status in records.FINAL
@@ -127,10 +147,11 @@ async def _live(server: Server, owner: str, job_id: str) -> AsyncGenerator[str]:
             number = event.number
             yield EventObject.of(event).model_dump_json()
         if not new:
+            if final:
+                yield "[DONE]"
             if final or server.draining.is_set():
-                break
+                return
             await asyncio.sleep(_LOOK_EVERY)
-    yield "[DONE]"
 
 
 def _not_now(error: WrongState, code: str) -> ApiError:

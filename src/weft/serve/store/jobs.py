@@ -89,6 +89,15 @@ class Jobs:
                 after=after, limit=limit, order=order, cursor=("event", "ftevent-"),
             )  # fmt: skip
 
+    def event_number(self, owner: str, id: str, after: str) -> int:
+        """The number of the event of the id `after`. Raises NotThere."""
+        with self._ground.database.read() as connection:
+            _find(connection, owner, id)
+            number = connection.scalar(select(events.c.number).where(events.c.job_id == id, events.c.id == after))
+        if number is None:
+            raise NotThere("event", after)
+        return number
+
     def events_since(self, owner: str, id: str, number: int, limit: int = 1000) -> tuple[Event, ...]:
         """What was told after the event of this number, oldest first."""
         query = select(events).where(events.c.job_id == id, events.c.number > number)
@@ -128,9 +137,14 @@ class Jobs:
         return job
 
     def resume(self, owner: str, id: str) -> Job:
-        """From paused back into the line. Raises NotThere, WrongState."""
+        """From paused back into the line; a pause that its worker has not obeyed yet is taken back.
+
+        Raises NotThere, WrongState.
+        """
         with self._ground.database.write() as connection:
             row = _find(connection, owner, id, hold=True)
+            if row.wish == "pause":
+                return transitions.change(self._ground, connection, id, wish=None)
             if row.status != "paused":
                 raise WrongState(f"Job {id} is {row.status}: only a paused job can be resumed.", row.status)
             status = "queued" if row.validated else "validating_files"

@@ -15,7 +15,7 @@ from weft.serve.store.minting import checkpoint_name, model_name
 from weft.serve.store.models import drop_models
 from weft.serve.store.rows import record
 from weft.serve.store.schema import checkpoints, models
-from weft.serve.store.transitions import end, tell
+from weft.serve.store.transitions import end
 
 KEPT = 3
 RESULT_PURPOSE = "fine-tune-results"
@@ -42,10 +42,6 @@ class Results:
         name = checkpoint_name(Path(job.base).name, self._ground.organisation, job.suffix, step)
         made = self._insert(connection, job, step, metrics, adapter, name)
         self._name(connection, job, adapter, name)
-        tell(
-            self._ground, connection, job.id,
-            [EventDraft(f"Checkpoint created at step {step} with Snapshot ID: {name}")],
-        )  # fmt: skip
         return made, self._drop_old(connection, job.id)
 
     def publish(
@@ -74,7 +70,7 @@ class Results:
     def _last_checkpoint(
         self, connection: Connection, job: Row[Any], adapter: str, step: int | None, metrics: dict[str, Any], name: str
     ) -> list[str]:
-        """The last epoch's checkpoint carries the model's own name: one told before under another takes it over."""
+        """What is published carries the model's own name: a checkpoint that had another takes it over, and stays."""
         same = checkpoints.c.step == step if step is not None else checkpoints.c.adapter == adapter
         query = select(checkpoints).where(checkpoints.c.job_id == job.id, same).order_by(checkpoints.c.step.desc())
         known = connection.execute(query).first()
@@ -85,7 +81,7 @@ class Results:
         if step is None:
             return []
         self._insert(connection, job, step, metrics, adapter, name)
-        return [*([known.adapter] if known else []), *self._drop_old(connection, job.id)]
+        return [*([known.adapter] if known else []), *self._drop_old(connection, job.id, name)]
 
     def _insert(
         self, connection: Connection, job: Row[Any], step: int, metrics: dict[str, Any], adapter: str, name: str
@@ -98,9 +94,11 @@ class Results:
         model = Model(name, job.owner, job.id, job.base, job.base_sha256 or "", adapter, self._ground.now())
         connection.execute(models.insert().values(**dataclasses.asdict(model)))
 
-    def _drop_old(self, connection: Connection, job_id: str) -> list[str]:
-        query = select(checkpoints).where(checkpoints.c.job_id == job_id).order_by(checkpoints.c.step.desc())
-        old = connection.execute(query.offset(KEPT)).all()
+    def _drop_old(self, connection: Connection, job_id: str, published: str | None = None) -> list[str]:
+        """All but the newest; the one that is `published` counts as new, whatever its step."""
+        query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.model != (published or ""))
+        others = query.order_by(checkpoints.c.step.desc())
+        old = connection.execute(others.offset(KEPT if published is None else KEPT - 1)).all()
         if old:
             drop_models(connection, [row.model for row in old])
             connection.execute(checkpoints.delete().where(checkpoints.c.id.in_([row.id for row in old])))

@@ -18,7 +18,7 @@ from weft.errors import Superseded
 from weft.serve.records import FINAL, Event, EventDraft, Job
 from weft.serve.store.ground import Ground
 from weft.serve.store.rows import record
-from weft.serve.store.schema import events, jobs
+from weft.serve.store.schema import checkpoints, events, jobs
 
 WAITING = ("validating_files", "queued")
 ENDED = {"cancelled": "The job was cancelled", "paused": "The job was paused"}
@@ -75,9 +75,17 @@ def change(ground: Ground, connection: Connection, id: str, *drafts: EventDraft,
 
 
 def end(ground: Ground, connection: Connection, id: str, status: str, *drafts: EventDraft, **values: Any) -> Job:
-    """Into a final state."""
+    """Into a final state; now it is known which checkpoints stay, and they are told of."""
+    drafts = (*_checkpoints_kept(connection, id, values.get("fine_tuned_model")), *drafts)
     values = {"finished_at": ground.now(), "estimated_finish": None, "held_by": None, "wish": None, **values}
     return change(ground, connection, id, *drafts, status=status, **values)
+
+
+def _checkpoints_kept(connection: Connection, id: str, model: str | None) -> list[EventDraft]:
+    """In the order of their steps; the one that carries the name of the `model` itself has an event of its own."""
+    query = select(checkpoints).where(checkpoints.c.job_id == id, checkpoints.c.model != (model or ""))
+    kept = connection.execute(query.order_by(checkpoints.c.step)).all()
+    return [EventDraft(f"Checkpoint created at step {row.step} with Snapshot ID: {row.model}") for row in kept]
 
 
 def let_go(ground: Ground, connection: Connection, row: Row[Any], *drafts: EventDraft, **values: Any) -> Job:

@@ -58,7 +58,7 @@ class Desk:
             case Steps():
                 self._leases.events(*self._key, [_draft(told) for told in word.steps])
             case Note():
-                self._leases.event(*self._key, "warn", _plain(word.message))
+                self._leases.event(*self._key, word.level, _plain(word.message))
             case Settled():
                 self._settled(word)
             case Epoch():

@@ -2,14 +2,16 @@
 
 | asked                       | means                                                                             |
 |-----------------------------|-----------------------------------------------------------------------------------|
-| n_epochs: N                 | N passes to the end, no early stopping unless `x_weft` has `patience`              |
-| n_epochs: auto              | weft's rule by the number of examples; stops early where validation gains nothing  |
+| n_epochs: N                 | N passes to the end, and the last step is published                                |
+| n_epochs: auto              | weft's rule by the number of examples; stops early where validation gains nothing, |
+|                             | and the best by validation is published                                            |
 | batch_size: N, auto         | N; auto: weft's default                                                            |
 | learning_rate_multiplier: X | X times weft's rate for the base; auto: 1                                           |
 | beta: X, auto               | DPO's beta; auto: weft's default                                                    |
 | x_weft                      | further keys of SftConfig or DpoConfig, under their own names                       |
 
-What is published is the best by validation, not the last. Every reply is learned where `x_weft` does not say otherwise.
+With a number of epochs the best is published too where `x_weft` says how it is chosen, with a key of CHOOSING. Every
+reply is learned where `x_weft` does not say otherwise.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from weft.train.tuning_config import TuningConfig
 AUTO = "auto"
 EPOCHS_KEPT = 3
 """Checkpoints that a job offers: those of its last epochs."""
+CHOOSING = ("publish", "stop_on", "patience", "min_improvement")
+"""Keys of `x_weft` that say how the best step is chosen: without them a number of epochs means the last."""
 _TO_THE_END = 10**9
 _OURS = {"n_epochs": "epochs", "batch_size": "batch_size", "beta": "beta"}
 _KINDS: dict[str, type[TuningConfig]] = {"supervised": SftConfig, "dpo": DpoConfig}
@@ -54,6 +58,8 @@ def asked(method: str, hyperparameters: Mapping[str, Any], extension: Mapping[st
         values["keep_epochs"] = EPOCHS_KEPT
     if "n_epochs" in given:
         values["patience"] = _TO_THE_END
+        if not any(key in extension for key in CHOOSING):
+            values["publish"] = "last"
     values |= {_OURS[key]: value for key, value in given.items()}
     values |= extension
     origins = {key: "default" for key in kind.model_fields}

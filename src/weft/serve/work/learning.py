@@ -41,7 +41,7 @@ def learn(order: Order, reporter: Reporter) -> Word:
     torch.set_num_threads(_threads(folder, order.threads))
     route = precision.settle()
     wanted = hyperparameters.asked(order.method, order.hyperparameters, order.extension, order.seed)
-    examples = _examples(order)
+    examples = _examples(order, choose=wanted.config.publish == "best")
     base = replace(load(order.base_folder, device=order.device), name=order.base)
     if order.start:
         go_on_from(base, Path(order.start), wanted.config.lora)
@@ -70,14 +70,25 @@ def learn(order: Order, reporter: Reporter) -> Word:
         _joined(order, base, run, names.ADAPTER)
         steps = _steps(run, total, settings)
         write_whole(Path(order.folder) / names.TABLE, table.step_metrics(steps))
-        best = next(told for told in steps if told.step == trained["best_step"])
-        return Finished(trained_tokens=trained["tokens"], step=best.step, values=best.values)
+        published = next(told for told in steps if told.step == trained["published_step"])
+        reporter.close_books(published.step)
+        if published.step != trained["steps"]:
+            reporter.word(Note(message=_chosen(trained, total), level="info"))
+        return Finished(trained_tokens=trained["tokens"], step=published.step, values=published.values)
 
 
-def _examples(order: Order) -> Examples[Any]:
+def _chosen(trained: Mapping[str, Any], total: int) -> str:
+    """Why it is not the last step that is published."""
+    by, step, last = trained["chosen_by"], trained["published_step"], trained["steps"]
+    best = f"the {'lowest' if by == 'loss' else 'highest'} validation {by}"
+    return f"Published: step {step} of {total}, {best}; training ended at step {last}."
+
+
+def _examples(order: Order, *, choose: bool) -> Examples[Any]:
     """The rows of the files; what is wrong with a file is the file's fault, whatever the reader calls it."""
+    validation = Path(order.validation) if order.validation else None
     try:
-        return examples_of(order.method, Path(order.training), Path(order.validation) if order.validation else None)
+        return examples_of(order.method, Path(order.training), validation, choose=choose)
     except UsageError as error:
         raise DataError(str(error)) from None
 

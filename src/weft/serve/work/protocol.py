@@ -88,6 +88,7 @@ class Note(Shape):
 
     say: Literal["note"] = "note"
     message: Annotated[str, Field(max_length=1000)]
+    level: Literal["info", "warn"] = "warn"
 
 
 class Settled(Shape):
@@ -119,7 +120,7 @@ class Finished(Shape):
     say: Literal["finished"] = "finished"
     trained_tokens: Annotated[int, Field(ge=0, le=10**15)]
     step: Step
-    """The step whose parameters were the best: those that are published."""
+    """The step whose parameters are published."""
     values: Measures
 
 

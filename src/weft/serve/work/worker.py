@@ -14,7 +14,7 @@ from weft.serve.work.checking import check
 from weft.serve.work.confine import at_bound, bound
 from weft.serve.work.failures import failed
 from weft.serve.work.learning import learn
-from weft.serve.work.protocol import Finished, Left, Order, Word
+from weft.serve.work.protocol import Left, Order, Word
 from weft.serve.work.reporter import Reporter
 
 _PHASES: dict[str, Callable[[Order, Reporter], Word]] = {"validate": check, "train": learn}
@@ -38,7 +38,7 @@ def _bounded(order: Order, channel: Theirs) -> Word:
         with Reporter(order, channel) as reporter:
             bound(order.memory_bytes, order.file_bytes)  # a thread that gets no memory would never say that it began
             last = _attempt(order, reporter)
-            reporter.close_books(last.step if isinstance(last, Finished) else None)
+            reporter.close_books()
         return last
     except Closed:
         raise

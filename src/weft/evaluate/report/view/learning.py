@@ -33,6 +33,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trainable parameters", f"{words.count(trainable)}{share}" if trainable is not None else None),
         ("Steps", words.count(record.get("steps"))),
         ("Best step", words.count(record.get("best_step"))),
+        ("Published step", words.count(_published_last(record))),
         ("Best by", chosen_by(record)),
         ("Stopped because", record.get("stopped_because")),
         ("Time", words.seconds(record.get("seconds"))),
@@ -47,6 +48,12 @@ def chosen_by(record: Mapping[str, Any]) -> str:
     return "" if by == "loss" else f"{by} {record['best_measures'][by]:.3f}"
 
 
+def _published_last(record: Mapping[str, Any]) -> int | None:
+    """The last step, where it was published although another was the best; records of earlier versions have none."""
+    published = record.get("published_step")
+    return None if published == record.get("best_step") else published
+
+
 def curve_in_words(record: Mapping[str, Any]) -> str:
     """What the curves show, for those who do not see them."""
     curve = record.get("curve") or {}
@@ -57,7 +64,13 @@ def curve_in_words(record: Mapping[str, Any]) -> str:
         note = f" (each point the mean of {averaged} steps)" if averaged > 1 else ""
         said.append(f"Training loss goes from {train[0][1]:.3f} to {train[-1][1]:.3f} nats per token{note}.")
     kept = next((point for point in validation if point[0] == record.get("best_step")), None)
-    if kept and chosen_by(record):
+    last = _published_last(record)
+    if kept and last is not None:
+        said.append(
+            f"Validation loss is best, {kept[1]:.3f}, at step {words.count(kept[0])}; what was published is the last "
+            f"step, {words.count(last)}."
+        )
+    elif kept and chosen_by(record):
         said.append(
             f"The checkpoint of step {words.count(kept[0])} was kept for its validation {chosen_by(record)}; "
             f"validation loss is {kept[1]:.3f} there."
