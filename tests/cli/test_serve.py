@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from weft.cli import cli
 from weft.errors import UsageError
+from weft.serve.bases import look
 from weft.serve.config import ServeConfig
 
 
@@ -112,6 +113,37 @@ def test_settings_come_from_a_file_too_and_flags_complete_it(
     result = run("serve", "--config", str(tmp_path / "serve.yaml"), "--port", "8", "--alias", "gpt-4=weft-nano")
     assert result.exit_code == 0, result.output
     assert (seen[0].port, seen[0].slots, seen[0].alias) == (8, 2, {"gpt-4o": "weft-nano", "gpt-4": "weft-nano"})
+
+
+def test_a_base_that_cannot_be_loaded_is_refused_before_anything_listens(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for arguments, said in (
+        (("--base", "/nonexist"), "base '/nonexist': there is no such folder. .*A base is 'weft-nano'"),
+        (("--base", str(tmp_path / "file")), "is a file; name the folder that it lies in"),
+        (("--base", "owner/model"), "neither a folder nor in the hub cache, and weft is offline"),
+        (
+            ("--base", str(tmp_path / "empty")),
+            r"empty: this is not a base model(.|\n)*there is no config.json(.|\n)*Mend it, or serve another base",
+        ),
+        (("--alias", f"gpt={tmp_path / 'empty'}"), "there is no config.json"),
+        (("--alias", "gpt=nope"), "--alias gpt=nope: 'nope' is no base of this server. Bases here: weft-nano."),
+    ):
+        result = run("serve", "--port", "0", "--data", data, *arguments)
+        assert isinstance(result.exception, UsageError), result.output
+        assert result.exception.exit_code == 2
+        assert re.search(said, str(result.exception)), str(result.exception)
+    assert not Path(data).exists()
+
+
+def test_a_base_of_the_hub_is_left_to_its_first_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("weft.models.load.offline", lambda: False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("weft.models.load._from_hub", lambda name: pytest.fail("the hub was asked"))
+    look(ServeConfig(bases=("owner/model", "weft-nano"), alias={"gpt": "owner/model"}))
 
 
 def test_an_alias_that_is_no_pair_is_named() -> None:

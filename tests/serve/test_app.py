@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import signal
 import threading
@@ -18,9 +20,11 @@ from tests.serve.conftest import SilentEngine, World
 from weft.errors import DataError, ModelError, NotThere, ResourceError, TooLarge, Unreachable, UsageError, WrongState
 from weft.generate.requests import Full
 from weft.serve.app import build
-from weft.serve.errors import masked, translate
+from weft.serve.errors import ApiError, masked, translate
 from weft.serve.listen import Uvicorn, bind
+from weft.serve.logs import Log
 from weft.testing import EchoEngine, tiny_base
+from weft.web import router as page
 
 ENVELOPE = {"message", "type", "param", "code"}
 
@@ -127,16 +131,23 @@ def test_a_base_that_cannot_be_loaded_is_said_without_its_path_and_tried_again_l
             raise ModelError("/models/secret: damaged")
         return object()
 
-    world = make_world(open_base=open_base)
-    with pytest.raises(ModelError):
+    said = io.StringIO()
+    world = make_world(open_base=open_base, log=Log(stream=said))
+    with pytest.raises(ApiError, match="cannot be loaded"):
         world.server.engines("weft-nano")
-    answer = world.http.get("/ready")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_broken")
-    assert "/models/secret" not in answer.text
+    line = json.loads(said.getvalue().splitlines()[0])  # at once, and not when it is tried again
+    assert (line["event"], line["level"]) == ("engine", "error")
+    assert line["message"] == "weft-nano could not be loaded (ModelError: /models/secret: damaged)"
+    chat = {"model": "weft-nano", "messages": [{"role": "user", "content": "Hi"}]}
+    for answer in (world.http.get("/ready"), world.http.post("/v1/chat/completions", json=chat)):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_broken")
+        assert answer.json()["error"]["type"] == "server_error"
+        assert "/models/secret" not in answer.text
     assert world.server.engines.revive() == []
     broken.clear()
     monkeypatch.setattr("weft.serve.engines._RETRY_SECONDS", -1.0)
     assert "the next request tries again" in world.server.engines.revive()[0]
+    assert world.http.get("/ready").json()["error"]["code"] == "model_broken"  # nobody is loading it
     assert world.server.engines("weft-nano").alive
     assert world.http.get("/ready").status_code == 200
 
@@ -192,6 +203,50 @@ def test_metrics_are_in_prometheus_format_without_any_id_or_owner(make_world: Ca
     assert {sample.labels["what"] for sample in families["weft_engine"].samples} >= {"running", "waiting", "adapters"}
     assert "weft_jobs" in families
     assert "OneTwo" not in text
+
+
+def test_every_url_that_there_is_counts_under_its_own_route(make_server: Callable[..., Any]) -> None:
+    server = make_server()
+    asked = {"/": "/", "/page.js": "/page.js", "/openapi.json": "/openapi.json", "/v1/nowhere": "unknown",
+             "/v1/files/file-x": "/v1/files/{file_id}", "/wp-admin": "unknown"}  # fmt: skip
+    with TestClient(build(server, pages=[page]), base_url="http://127.0.0.1") as http:
+        for path in asked:
+            http.get(path)
+        server.store.keys.create("test", "local", ("chat",))
+        assert http.get("/v1/models").status_code == 401  # refused before it came to its route
+    (family,) = (one for one in server.measures.requests.collect())
+    counted = {sample.labels["route"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert counted == {route: 1 for route in asked.values()} | {"unknown": 2, "/v1/models": 1}
+
+
+@pytest.mark.parametrize(
+    ("header", "came"),
+    [
+        ({"content-type": "application/x-www-form-urlencoded"}, "it came as application/x-www-form-urlencoded."),
+        ({"content-type": "text/plain; charset=utf-8"}, "it came as text/plain."),
+        ({}, "it came without that header."),
+    ],
+)
+def test_json_that_does_not_call_itself_json_is_told_the_header(kept: World, header: dict[str, str], came: str) -> None:
+    document = kept.http.get("/openapi.json").json()["paths"]
+    routes = [path for path, operations in document.items() if "application/json" in
+              operations.get("post", {}).get("requestBody", {}).get("content", {})]  # fmt: skip
+    assert len(routes) >= 5
+    for path in routes:
+        answer = kept.http.post(
+            path.replace("{", "").replace("}", ""), content=b'{"model": "weft-nano"}', headers=header
+        )
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "invalid_content_type"), path
+        assert error["message"].startswith("Send the body as JSON with the header `content-type: application/json`; ")
+        assert error["message"].endswith(came)
+
+
+def test_each_kind_that_a_field_may_have_is_named(kept: World) -> None:
+    asked = {"model": "weft-nano", "messages": [{"role": "user", "content": "Hi"}], "tool_choice": 3}
+    error = kept.http.post("/v1/chat/completions", json=asked).json()["error"]
+    assert error["message"] == ("tool_choice: Input should be a valid string or: Input should be a valid dictionary")
+    assert error["param"] == "tool_choice"
 
 
 def test_the_document_tells_of_envelopes_and_keys_and_never_of_422(kept: World) -> None:

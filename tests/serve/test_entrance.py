@@ -167,7 +167,7 @@ def test_requests_that_wait_for_a_base_hold_up_nothing_else() -> None:
     told = asyncio.run(work())
     assert sorted(loads) == ["broken", "one"]
     assert told[:60].count(None) == 59 and isinstance(told[1], asyncio.CancelledError)
-    assert {str(error) for error in told[60:]} == {"no such base"}
+    assert {error.code for error in told[60:]} == {"model_broken"}
     assert engines.every() is None and engines.base("one").name == "one"
 
 

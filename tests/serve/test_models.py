@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -81,6 +82,20 @@ def test_a_name_means_a_base_of_the_operator_or_nothing(names: Callable[..., Nam
             some.resolve(foreign, "local")
     assert some.shown("/models/Llama-3") == "Llama-3"
     assert some.hint("gpt-4o-mini") == "Did you mean gpt-4o, gpt-4?"
+
+
+def test_an_alias_of_a_base_that_is_not_served_is_refused_with_the_nearest(
+    names: Callable[..., Names], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for wrong in ("nope", "owner/model", str(tmp_path / "gone")):
+        with pytest.raises(UsageError, match=r"is no base of this server. Bases here: weft-nano. Expected one of its"):
+            names(["weft-nano"], {"gpt": wrong})
+    with pytest.raises(UsageError, match=r"--alias gpt=weft-nanno: 'weft-nanno' is no .* Did you mean weft-nano\?"):
+        names(["weft-nano"], {"gpt": "weft-nanno"})
+    assert names(["owner/model"], {"gpt": "owner/model"}).base("gpt") == "owner/model"
+    assert names(["weft-nano"], {"gpt": str(tmp_path)}).base("gpt") == str(tmp_path)
+    assert names(["weft-nano"], {"one": "weft-nano", "two": "one"}).base("two") == "weft-nano"
 
 
 def test_two_bases_of_one_name_are_refused(names: Callable[..., Names]) -> None:

@@ -102,7 +102,16 @@ def test_the_format_must_fit_the_method(tmp_path: Path) -> None:
     assert "use the method `dpo`" in problem.message
     (problem,) = validate(written(tmp_path / "chat"), "dpo")
     assert problem.code == "invalid_training_file"
-    assert "preference" in problem.message
+    assert problem.message == (
+        "None of its 12 rows can be used. Line 1 is no preference pair (a better and a worse answer); it has the "
+        "fields 'messages'. The method `dpo` needs rows of `input`, `preferred_output` and `non_preferred_output`; "
+        "single answers are learned by the method `supervised`."
+    )
+    mixed = tmp_path / "mixed"
+    mixed.write_bytes(pairs.read_bytes() + chat_rows(2))
+    (problem,) = validate(mixed, "dpo")
+    assert "has 2 errors in 14 rows: [no-pair] line 13 is no preference pair" in problem.message
+    assert "The method `dpo` needs rows of" in problem.message and "--method" not in problem.message
 
 
 def test_pairs_have_their_own_rules_and_the_same_least_number(tmp_path: Path) -> None:

@@ -35,7 +35,18 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _HALF: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16"}
 """Formats that a base may be stored in, in the words of safetensors, and that 4 bits can be made of."""
 
-__all__ = ["NANO", "Base", "BaseFacts", "causal_models", "here", "inspect", "load", "load_chat", "locate"]
+__all__ = [
+    "NANO",
+    "Base",
+    "BaseFacts",
+    "causal_models",
+    "here",
+    "inspect",
+    "load",
+    "load_chat",
+    "locate",
+    "to_be_fetched",
+]
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,12 @@ def here(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     return _cached(name) if not folder.exists() and _may_be_on_hub(name) else None
+
+
+def to_be_fetched(name: str) -> bool:
+    """Whether `locate` would ask the hub for it."""
+    there = here(name) is not None or Path(name).expanduser().exists()
+    return not there and _may_be_on_hub(name) and not offline()
 
 
 def load(

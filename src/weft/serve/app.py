@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from weft import __version__
 from weft.errors import WeftError
@@ -57,16 +57,15 @@ def build(
         redirect_slashes=False,
         lifespan=lambda app: _running(server, background),
     )
-    for resource in (files, uploads, jobs, permissions, models, health):
-        app.include_router(resource.router(server))
-    for answer in _answering():
-        app.include_router(answer(server))
-    for made in pages:
-        app.include_router(made(server))
+    resources = [one.router for one in (files, uploads, jobs, permissions, models, health)]
+    routers = [make(server) for make in (*resources, *_answering(), *pages)]
+    for router in routers:
+        app.include_router(router)
+    routes = [route for group in (app, *routers) for route in group.routes if isinstance(route, Route)]
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _misshaped)
     app.add_exception_handler(WeftError, _explained)
-    app.add_middleware(Guard, server=server)
+    app.add_middleware(Guard, server=server, routes=routes)
     app.state.log = server.log
     documented.describe(app)
     return app
@@ -149,14 +148,25 @@ async def _misshaped(request: Request, error: Exception) -> JSONResponse:
     """Fields of the wrong kind or size: 400 with the first one's path, and all of them in the message."""
     if not isinstance(error, RequestValidationError):
         raise error
-    problems: dict[str, str] = {}
+    if isinstance(error.body, bytes):  # the framework parses what calls itself JSON, and nothing else
+        return _answer(_not_called_json(request))
+    problems: dict[str, list[str]] = {}
     for problem in error.errors():
         where = _path(problem["loc"])
         if problem["type"] == "json_invalid":
             return _answer(invalid("We could not parse the JSON body of your request.", None, "invalid_json"))
-        problems.setdefault(where, problem["msg"])
-    said = "; ".join(f"{where}: {message}" if where else message for where, message in list(problems.items())[:8])
+        problems.setdefault(where, []).append(problem["msg"])
+    # Each alternative of a field that takes several kinds complains for itself.
+    sentences = [(where, " or: ".join(messages[:4])) for where, messages in list(problems.items())[:8]]
+    said = "; ".join(f"{where}: {message}" if where else message for where, message in sentences)
     return _answer(invalid(said, next(iter(problems)) or None, "invalid_value"))
+
+
+def _not_called_json(request: Request) -> ApiError:
+    given = request.headers.get("content-type", "").partition(";")[0].strip()[:100]
+    came = f"it came as {given}" if given else "it came without that header"
+    said = f"Send the body as JSON with the header `content-type: application/json`; {came}."
+    return invalid(said, None, "invalid_content_type")
 
 
 def _answer(error: ApiError) -> JSONResponse:

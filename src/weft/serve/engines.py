@@ -1,7 +1,8 @@
 """The bases in use, each loaded once with one engine over it.
 
-The first base is loaded by `warm` in a thread of its own, others by the first request for them. `revive`, called now
-and then, starts dead engines again and lets a base that could not be loaded be tried once more.
+The first base is loaded by `warm` in a thread of its own, others by the first request for them. Why one could not be
+loaded is for the log alone: who asks for it gets 503 `model_broken`. `revive`, called now and then, starts dead engines
+again and lets a base that could not be loaded be tried once more.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
+from weft.errors import WeftError
 from weft.generate.requests import Limits
 from weft.serve.config import ServeConfig
 from weft.serve.errors import unavailable
+from weft.serve.logs import Log
 
 if TYPE_CHECKING:
     from weft.generate.continuous import Engine
@@ -36,6 +39,11 @@ class Trouble:
 
     code: str
     said: str
+
+
+_LOADING = Trouble("loading", "The model is being loaded.")
+_BROKEN = Trouble("model_broken", "The model cannot be loaded; the server's log tells why.")
+_DEAD = Trouble("engine_dead", "The engine has stopped; it is being started again.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Engines:
         *,
         open_base: Callable[[str], Base] | None = None,
         start: Callable[[Base], Engine] | None = None,
+        log: Log | None = None,
     ) -> None:
         """`open_base` and `start` are for tests and other engines; by default both are weft's own."""
         self._config = config
@@ -72,17 +81,18 @@ class Engines:
         self._adapter_folder = adapter_folder
         self._open = open_base or self._load
         self._start = start or self._own
+        self._log = log or Log(config.log)
         self._lock = threading.Lock()
         self._running: dict[str, Future[_Running]] = {}
         self._failed: dict[str, float] = {}
         self._closed = False
 
     def __call__(self, base: str) -> Engine:
-        """The engine over `base`; blocks while it is loaded. Raises ModelError, ResourceError, or ApiError 503 when
-        the engine is dead or the server stops."""
+        """The engine over `base`; blocks while it is loaded. Raises ApiError 503 when it cannot be loaded, the
+        engine is dead or the server stops."""
         engine = self._one(base).engine
         if not engine.alive:
-            raise unavailable("The engine has stopped; it is being started again.", "engine_dead")
+            raise unavailable(_DEAD.said, _DEAD.code)
         return engine
 
     def base(self, base: str) -> Base:
@@ -100,7 +110,7 @@ class Engines:
         future.result()
 
     def warm(self) -> threading.Thread:
-        """Load the first base in a thread; a failure waits for whoever asks."""
+        """Load the first base in a thread; a failure is logged and waits for whoever asks."""
 
         def work() -> None:
             with contextlib.suppress(Exception):
@@ -114,13 +124,13 @@ class Engines:
         """Why the first base, or another that is in use, cannot answer now; None when all can."""
         with self._lock:
             known = {self._first: None, **self._running}
-        for future in known.values():
+        for base, future in known.items():
+            if base in self._failed:  # until it is loaded after all
+                return _BROKEN
             if future is None or not future.done():
-                return Trouble("loading", "The model is being loaded.")
-            if future.exception() is not None:
-                return Trouble("model_broken", "The model cannot be loaded; the log tells why.")
+                return _LOADING
             if not future.result().engine.alive:
-                return Trouble("engine_dead", "The engine has stopped; it is being started again.")
+                return _DEAD
         return None
 
     def revive(self) -> list[str]:
@@ -129,14 +139,11 @@ class Engines:
         with self._lock:
             known = {} if self._closed else {base: future for base, future in self._running.items() if future.done()}
         for base, future in known.items():
-            error = future.exception()
-            if error is not None:
+            if future.exception() is not None:
                 if time.monotonic() - self._failed.get(base, 0.0) > _RETRY_SECONDS:
                     with self._lock:
                         self._running.pop(base, None)
-                    done.append(
-                        f"{base} could not be loaded ({type(error).__name__}: {error}); the next request tries again"
-                    )
+                    done.append(f"{base} could not be loaded; the next request tries again")
             elif not future.result().engine.alive:
                 done.append(self._again(base, future.result()))
         return done
@@ -188,10 +195,22 @@ class Engines:
     def _fill(self, base: str, future: Future[_Running]) -> None:
         try:
             opened = self._open(base)
-            future.set_result(_Running(opened, self._start(opened)))
+            running = _Running(opened, self._start(opened))
         except Exception as error:
             self._failed[base] = time.monotonic()
-            future.set_exception(error)
+            self._tell(base, error)
+            # What was wrong is the operator's matter, whatever its kind, and may hold a path.
+            future.set_exception(unavailable(_BROKEN.said, _BROKEN.code))
+        else:
+            self._failed.pop(base, None)
+            future.set_result(running)
+
+    def _tell(self, base: str, error: Exception) -> None:
+        said = f"{base} could not be loaded ({type(error).__name__}: {error})"
+        if isinstance(error, WeftError):
+            self._log.say("engine", level="error", message=said)
+        else:
+            self._log.failed("engine", error, message=said)
 
     def _load(self, base: str) -> Base:
         from weft.models import precision

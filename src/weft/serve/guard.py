@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weft.serve import access
@@ -46,10 +47,13 @@ class _Exchange:
 
 
 class Guard:
-    """Wraps the application. `server.keys` decide who may pass; `access.PUBLIC` is what needs no key."""
+    """Wraps the application. `server.keys` decide who may pass; `access.PUBLIC` is what needs no key.
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._server = app, server
+    `routes` name what is counted.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server, routes: Sequence[Route]) -> None:
+        self._app, self._server, self._routes = app, server, routes
         config = server.config
         self._hosts = Hosts(config)
         self._known = Known(server.store.keys)
@@ -188,7 +192,7 @@ class Guard:
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         """Count the request and write its line."""
         seconds = time.perf_counter() - exchange.began
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = self._pattern(scope)
         method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
         measures = self._server.measures
         measures.requests.labels(method, route, str(exchange.status)).inc()
@@ -203,6 +207,13 @@ class Guard:
             owner=exchange.caller.owner if exchange.caller else None,
             key=exchange.caller.key if exchange.caller else None,
         )
+
+    def _pattern(self, scope: Scope) -> str:
+        """The pattern of the URL's route. A plain route leaves none in the scope, nor does what was refused before."""
+        found = scope.get("route")
+        if found is None:
+            found = next((route for route in self._routes if route.matches(scope)[0] is not Match.NONE), None)
+        return found.path if found is not None else "unknown"
 
 
 def _refusal(error: ApiError) -> JSONResponse:

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import APIRouter
 
 from weft.errors import UsageError
+from weft.serve import bases
 from weft.serve.app import build
 from weft.serve.config import ServeConfig
 from weft.serve.engines import Engines
@@ -39,6 +40,7 @@ def open_server(config: ServeConfig) -> Server:
     Raises UsageError where another address than loopback is asked for and there is no key, and what the store raises.
     """
     store = Store.open(config.folder, config.database, organisation=config.organization)
+    log = Log(config.log)
     try:
         if not config.loopback and not store.keys.exist():
             raise UsageError(
@@ -51,8 +53,8 @@ def open_server(config: ServeConfig) -> Server:
             store=store,
             leases=Leases(store, seconds=config.lease_seconds),
             names=Names.of(config, store),
-            engines=Engines(config, store.blobs.adapter),
-            log=Log(config.log),
+            engines=Engines(config, store.blobs.adapter, log=log),
+            log=log,
         )
     except BaseException:
         store.close()
@@ -78,7 +80,11 @@ def bind(config: ServeConfig) -> socket.socket:
 
 
 def serve(config: ServeConfig, *, out: TextIO | None = None, pages: Pages = ()) -> None:
-    """Serve until a signal; the lines that a person wants to see go to `out` (default: stderr). `pages`: as `build`."""
+    """Serve until a signal; the lines that a person wants to see go to `out` (default: stderr). `pages`: as `build`.
+
+    Raises UsageError for a base that is not there or cannot be loaded, and as `bind` and `open_server` do.
+    """
+    bases.look(config)
     listener = bind(config)
     try:
         server = open_server(config)

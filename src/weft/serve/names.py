@@ -5,14 +5,14 @@ Only bases that the operator named are ever loaded: a request's text never becom
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weft.errors import NotThere, UsageError
+from weft.errors import NotThere
+from weft.serve.bases import called, nearest, public
 from weft.serve.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -35,21 +35,11 @@ class Names:
     """The names of one server. A base is called by the last part of its own name, and by its aliases."""
 
     def __init__(self, bases: Sequence[str], alias: Mapping[str, str], store: Store) -> None:
-        """Raises UsageError where two bases have one name, or an alias names a base that is not served."""
+        """Raises UsageError where two bases have one name, or an alias names no base that there is (`bases.py`)."""
         self._store = store
-        self._bases: dict[str, str] = {}
-        for base in bases:
-            name = _public(base)
-            if self._bases.setdefault(name, base) != base:
-                raise UsageError(
-                    f"bases {self._bases[name]!r} and {base!r} would both be called {name!r}. "
-                    f"Give one of them another name with --alias NAME={base} and leave it out of --bases."
-                )
-        self._names = dict(self._bases)
+        self._names = called(bases, alias)
         # A hub name is also known in full; a folder's path is nobody's business.
         self._full = {base for base in bases if _HUB_NAME.fullmatch(base) and not Path(base).is_dir()}
-        for name, base in alias.items():
-            self._names[name] = self._names.get(base, base)
 
     @classmethod
     def of(cls, config: ServeConfig, store: Store) -> Names:
@@ -76,15 +66,8 @@ class Names:
 
     def shown(self, base: str) -> str:
         """The public name of a base; of one that is no longer served, the last part of its own name."""
-        return next((name for name, behind in self._names.items() if behind == base), _public(base))
+        return next((name for name, behind in self._names.items() if behind == base), public(base))
 
     def hint(self, name: str) -> str:
         """The known names nearest to a wrong one, as a sentence."""
-        near = difflib.get_close_matches(name, self._names, n=3)
-        shown = near or sorted(self._names)[:8]
-        return f"{'Did you mean' if near else 'Bases here:'} {', '.join(shown)}{'?' if near else '.'}"
-
-
-def _public(base: str) -> str:
-    """`weft-nano` → itself, `/models/Llama-3` → `Llama-3`, `owner/model` → `model`."""
-    return Path(base).name or base
+        return nearest(name, self._names)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from weft.data.check import check, overlap
 from weft.data.check.amount import ADVISED, LEAST
 from weft.data.formats import sniff, strict_json
+from weft.data.formats.preferences import NO_PAIR_CURE
 from weft.data.read import scan
 from weft.data.read_preferences import read_preferences
 from weft.errors import DataError, UsageError
@@ -29,6 +30,10 @@ HEAD_BYTES = sniff.HEAD_BYTES
 _SHOWN = 5
 _INVALID_FILE = {"training_file": "invalid_training_file", "validation_file": "invalid_validation_file"}
 _TOO_FEW = "invalid_n_examples"
+_PAIRS_WANTED = (
+    "The method `dpo` needs rows of `input`, `preferred_output` and `non_preferred_output`; single answers are learned "
+    "by the method `supervised`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,8 @@ def examine(
         found = _pairs(path, param) if method == "dpo" else _conversations(path, param, base_chat, context)
     except (DataError, UsageError) as error:
         # Readers name the path, which is the store's, not the owner's.
-        said = str(error).replace(f"{path}: ", "").replace(str(path), "the file")
-        return Examination((Problem(_INVALID_FILE[param], param, said),), ())
+        said = str(error).replace(f"{path}: ", "").replace(str(path), "the file").replace(NO_PAIR_CURE, _PAIRS_WANTED)
+        return Examination((Problem(_INVALID_FILE[param], param, said[:1].upper() + said[1:]),), ())
     return found if param == "training_file" else _without_amount(found)
 
 
@@ -181,7 +186,7 @@ def _named(errors: Sequence[Finding], rows: int) -> str:
     shown = "; ".join(f"[{error.rule}] {_place(error)}{error.message}" for error in errors[:_SHOWN])
     more = f"; and {len(errors) - _SHOWN:,} more" if len(errors) > _SHOWN else ""
     head = f"The file has {len(errors):,} error{'' if len(errors) == 1 else 's'} in {rows:,} rows: "
-    cure = next((error.cure for error in errors if error.cure), "")
+    cure = next((error.cure for error in errors if error.cure), "").replace(NO_PAIR_CURE, _PAIRS_WANTED)
     return f"{head}{shown}{more}. {cure}".rstrip()
 
 

@@ -22,6 +22,8 @@ from weft.data.formats.layouts import TOOL_KEYS, RowFlaw, as_message, fields_of,
 from weft.records import Message, Preference
 
 _OPENAI_KEYS = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
+NO_PAIR_CURE = 'Write {"prompt": …, "chosen": …, "rejected": …}, or learn from single answers with --method sft.'
+"""What to do about a row that is no pair, for who types commands."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 
@@ -58,7 +60,7 @@ def _no_pair(row: Mapping[str, Any]) -> RowFlaw:
     return RowFlaw(
         "no-pair",
         f"is no preference pair (a better and a worse answer); it has {fields_of(row)}",
-        'Write {"prompt": …, "chosen": …, "rejected": …}, or learn from single answers with --method sft.',
+        NO_PAIR_CURE,
     )
 
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from weft.serve import records
+from weft.serve.wire.auto import Auto, OneSentence
 from weft.serve.wire.body import Body, Metadata, Text
 
-Auto = Literal["auto"]
-Epochs = Auto | Annotated[int, Field(ge=1, le=50)]
-BatchSize = Auto | Annotated[int, Field(ge=1, le=256)]
-Multiplier = Auto | Annotated[float, Field(gt=0)]
-Beta = Auto | Annotated[float, Field(gt=0, le=2)]
+Epochs = Annotated[Auto | Annotated[int, Field(ge=1, le=50)], OneSentence()]
+BatchSize = Annotated[Auto | Annotated[int, Field(ge=1, le=256)], OneSentence()]
+Multiplier = Annotated[Auto | Annotated[float, Field(gt=0)], OneSentence()]
+Beta = Annotated[Auto | Annotated[float, Field(gt=0, le=2)], OneSentence()]
 Id = Annotated[Text, Field(min_length=1, max_length=256)]
 MOST_SEED = 2_147_483_647
 
