@@ -1,7 +1,7 @@
 """Training steps: weft beside TRL and transformers with PEFT, each peer at the best of its settings, in one run.
 
 Same base, initial adapter, examples, order, optimizer and clipping; first losses and gradients are compared, then the
-contestants take turns (benchmarks/peers/match.py). Beside each figure stands the share of the physical floor: the least
+contestants take turns (benchmarks/peers/race.py). Beside each figure stands the share of the physical floor: the least
 arithmetic of the step at the matrix speed that was measured in the same run.
 
     scripts/bench train --models S --precision fp32,bf16 --prefix 0,256,600 --json train.json --docs
@@ -21,7 +21,9 @@ from typing import Any
 
 from benchmarks import machine, page
 from benchmarks.peers.cell import SHAPES, TARGETS, Cell
-from benchmarks.peers.match import OURS, Stage, measured
+from benchmarks.peers.match import measured
+from benchmarks.peers.race import OURS
+from benchmarks.peers.stage import Stage
 from benchmarks.peers.tune import Tuned
 from weft import __version__
 from weft.errors import RunError, UsageError, WeftError
@@ -56,7 +58,7 @@ def cells(given: argparse.Namespace) -> list[tuple[Cell, str]]:
 def bench(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Measure what was asked for; tell and write the rows after each; returns those that were measured now."""
     rows, done = _earlier(given.add), []
-    stage = Stage(folder, PEERS_PYTHON.absolute(), not given.without_compile)
+    stage = Stage(folder, PEERS_PYTHON.absolute(), not given.without_compile, given.apart)
     about = {
         "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "weft": __version__,
@@ -190,7 +192,7 @@ def command(given: argparse.Namespace) -> str:
     words += [f"--prefix {','.join(map(str, given.prefix))}", f"--adapt {','.join(given.adapt)}"]
     words += [f"--batch {given.batch}", f"--rounds {given.rounds}", f"--threads {given.threads}"]
     words += [f"--method {given.method}", f"--tune {given.tune}" if given.tune != "cell" else ""]
-    words += ["--without-compile" if given.without_compile else ""]
+    words += ["--without-compile" if given.without_compile else "", "--apart" if given.apart else ""]
     every = tuple(given.curves) == tuple(CURVES)
     words += ["--curves" if every else f"--curves {','.join(given.curves)}" if given.curves else ""]
     return " ".join(word for word in words if word)
@@ -212,6 +214,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "once per model, precision, adapt and method (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--without-compile", action="store_true", help="do not offer torch.compile: minutes per cell")
+    parser.add_argument(
+        "--apart", action="store_true", help="hold one contestant in memory at a time: slower, for shapes of which the "
+        "machine cannot hold all",
+    )  # fmt: skip
     parser.add_argument(
         "--curves", nargs="?", const=",".join(CURVES), help="cost per example against prefix, batch, stretch and model "
         "(or some of them), from the first cell on, with the best peer alone",

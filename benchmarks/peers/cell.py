@@ -84,8 +84,8 @@ class Example:
         return [(self.prompt + answer, len(self.prompt)) for answer in answers]
 
 
-def examples(cell: Cell, seed: int = 1) -> list[Example]:
-    """BATCHES batches of examples, in order."""
+def examples(cell: Cell, first: int = 0, seed: int = 1) -> list[Example]:
+    """BATCHES batches of examples, in order from batch `first` on, and round."""
     draw = random.Random(seed)
     vocabulary = SHAPES[cell.model]["vocab_size"]
 
@@ -100,7 +100,7 @@ def examples(cell: Cell, seed: int = 1) -> list[Example]:
     for _ in range(cell.batch * BATCHES):
         prompt, answer = prefix + turn(20, 120), (*turn(10, 60)[:-1], END)
         made.append(Example(prompt, answer, (*turn(10, 60)[:-1], END) if cell.method == "dpo" else ()))
-    return made
+    return made[first * cell.batch :] + made[: first * cell.batch]
 
 
 def batch_of(made: list[Example], cell: Cell, step: int) -> list[Example]:

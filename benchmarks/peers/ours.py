@@ -22,7 +22,6 @@ from benchmarks.peers.cell import (
     Cell,
     Example,
     batch_of,
-    examples,
 )
 from benchmarks.peers.worker import Gate
 from weft.generate.adapters import room_of
@@ -48,8 +47,17 @@ NUMBERS = {"fp32": "float32", "bf16": "bfloat16"}
 class Ours:
     """Ready for its first step. `alone`: one process with all threads, where weft would take several of one thread."""
 
-    def __init__(self, cell: Cell, folder: Path, adapter: Path, gradient: Path | None, *, alone: bool = False) -> None:
-        self.cell, self.gradient, self.examples, self.alone = cell, gradient, examples(cell), alone
+    def __init__(
+        self,
+        cell: Cell,
+        made: list[Example],
+        folder: Path,
+        adapter: Path,
+        gradient: Path | None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.cell, self.gradient, self.examples, self.alone = cell, gradient, made, alone
         precision.settle()
         self.base = load(str(folder), device="cpu")
         self.config = _config(cell)

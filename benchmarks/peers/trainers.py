@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.peers.cell import BETA, CLIP, LEARNING_RATE, SPACE, Cell, Example, examples
+from benchmarks.peers.cell import BETA, CLIP, LEARNING_RATE, SPACE, Cell, Example
 from benchmarks.peers.settings import Setting
 from benchmarks.peers.worker import Gate
 
@@ -29,12 +29,18 @@ class Peer:
     """Ready for its first step. `kind`: `transformers` or `trl`."""
 
     def __init__(
-        self, kind: str, cell: Cell, setting: Setting, folder: Path, adapter: Path, gradient: Path | None
+        self,
+        kind: str,
+        cell: Cell,
+        made: list[Example],
+        setting: Setting,
+        folder: Path,
+        adapter: Path,
+        gradient: Path | None,
     ) -> None:
         if setting.onednn:
             torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
         self.gradient = gradient
-        made = examples(cell)
         model = _model(cell, setting, folder, adapter)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         if cell.method == "dpo":

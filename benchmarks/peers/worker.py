@@ -1,10 +1,11 @@
 """The contestant's side: `python -m benchmarks.peers.worker KIND`, commands on standard input, answers on the output.
 
-    {"do": "prepare", cell, setting, folder, adapter, gradient}   load everything, up to the first step → {}
+    {"do": "prepare", cell, setting, folder, adapter, gradient, batch}   load everything, up to the first step → {}
     {"do": "step"}     one step, with all that the loop does from one step's end to the next → seconds, loss, memory
 
 The clock runs from the command to the end of the step. `gradient`: a file for the gradient of the first step, which is
-written after the clock has stopped. KIND `grounds` answers other questions (grounds.py).
+written after the clock has stopped. `batch`: the one that the first step takes. KIND `grounds` answers other questions
+(grounds.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from benchmarks.peers.cell import Cell
+from benchmarks.peers.cell import Cell, examples
 from benchmarks.peers.settings import Setting
 
 
@@ -88,14 +89,15 @@ def prepared(kind: str, command: dict[str, Any]) -> Contestant:
     cell, setting = Cell(**command["cell"]), Setting(**command["setting"])
     torch.set_num_threads(cell.threads)
     folder, adapter = Path(command["folder"]), Path(command["adapter"])
-    gradient = Path(command["gradient"]) if command.get("gradient") else None
+    gradient = Path(command["gradient"]) if command["gradient"] else None
+    made = examples(cell, command["batch"])
     if kind in ("weft", "weft-threads"):
         from benchmarks.peers.ours import Ours
 
-        return Ours(cell, folder, adapter, gradient, alone=kind == "weft-threads")
+        return Ours(cell, made, folder, adapter, gradient, alone=kind == "weft-threads")
     from benchmarks.peers.trainers import Peer
 
-    return Peer(kind, cell, setting, folder, adapter, gradient)
+    return Peer(kind, cell, made, setting, folder, adapter, gradient)
 
 
 def main(kind: str) -> None:

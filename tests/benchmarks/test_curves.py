@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.cell import Cell
-from benchmarks.peers.match import OURS, Stage
+from benchmarks.peers.race import OURS
 from benchmarks.peers.settings import Setting
+from benchmarks.peers.stage import Stage
 
 pytestmark = pytest.mark.slow
 
 
 def _losses(stage: Stage, kind: str, cell: Cell, steps: int) -> list[float]:
     with stage.worker(kind, 1, Setting()) as worker:
-        stage.prepare(worker, cell, Setting(), None, None)
+        stage.prepare(worker, cell, Setting(), None)
         return [worker.ask(do="step")["loss"] for _ in range(steps)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import page, train
 from benchmarks.peers.cell import Cell
-from benchmarks.peers.match import _refuse
+from benchmarks.peers.race import refuse
 from benchmarks.peers.settings import Setting
 from benchmarks.peers.tune import Tuned
 from weft.errors import RunError, UsageError
@@ -130,13 +130,13 @@ def test_the_table_shows_time_floor_setting_ratio_and_memory() -> None:
 def test_unequal_work_is_not_timed() -> None:
     cell = Cell("S", "fp32", 256, "qv", 16)
     fine = {"relative": 1e-6, "tensors": 24, "missing": []}
-    _refuse(cell, fine, 1e-6)
+    refuse(cell, fine, 1e-6)
     with pytest.raises(RunError, match=r"our gradient is off by 1.0e-02.*Only equal work is timed"):
-        _refuse(cell, {**fine, "relative": 1e-2}, 0.0)
+        refuse(cell, {**fine, "relative": 1e-2}, 0.0)
     with pytest.raises(RunError, match=r"our losses by 1\.0e-03"):
-        _refuse(cell, fine, 1e-3)
+        refuse(cell, fine, 1e-3)
     with pytest.raises(RunError, match=r"no tensor of our gradient has a name of theirs \(\['x'\]\)"):
-        _refuse(cell, {"relative": None, "tensors": 0, "missing": ["x"]}, 0.0)
+        refuse(cell, {"relative": None, "tensors": 0, "missing": ["x"]}, 0.0)
 
 
 def test_a_strange_file_and_a_missing_environment_are_refused(

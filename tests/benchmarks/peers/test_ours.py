@@ -35,7 +35,7 @@ def steps(cell: Cell, folder: Path, gradient: Path, count: int = 2, alone: bool 
     from benchmarks.peers.ours import Ours
 
     commands, answers = iter([*[{"do": "step"}] * count, None]), []
-    ours = Ours(cell, folder / "base", folder / cell.adapt, gradient, alone=alone)
+    ours = Ours(cell, examples(cell), folder / "base", folder / cell.adapt, gradient, alone=alone)
     with pytest.raises(Finished):
         ours.run(Gate(lambda: next(commands), answers.append))
     return answers
@@ -49,6 +49,7 @@ def test_the_examples_share_their_prefix_alone_and_are_the_same_everywhere() -> 
     assert all(20 <= len(one.prompt) - 64 <= 120 and 10 <= len(one.answer) <= 60 for one in made)
     assert made[0].rows[1] == (made[0].prompt + made[0].rejected, len(made[0].prompt))
     assert batch_of(made, cell, 5) == made[4:8]
+    assert batch_of(examples(cell, 3), cell, 2) == batch_of(made, cell, 5)
 
 
 def test_the_tokenizer_gives_back_every_word_that_an_example_is_made_of() -> None:
