@@ -18,7 +18,9 @@ Made by `python docs/make_reference.py` from the commands themselves; a test fai
 
 Settings go by flag, then by environment (`WEFT_` and the name in capitals), then by the YAML file of `--config`, then
 by default. A key of the YAML file is the flag without dashes in front, with `_` for `-`; the adapter's settings stand
-under `lora:`. Unknown keys are refused. The run's folder keeps every value with its origin.
+under `lora:`. Unknown keys are refused. The run's folder keeps every value with its origin. Two variables are no
+settings and hold for every command: `WEFT_OFFLINE=1` forbids the network, `WEFT_FLOAT32=onednn` or `=default` decides
+by which route a CPU multiplies float32 numbers (else a test product does).
 
 Exit codes: 0 fine · 1 the answer is no (the examples cannot be used, the store is damaged) · 2 misuse · 3 failed · 130
 interrupted · 143 told to stop (SIGTERM). After the last two `run`, `train` and `eval` go on from where they were when

@@ -139,6 +139,15 @@ def test_a_base_that_cannot_be_loaded_is_refused_before_anything_listens(
     assert not Path(data).exists()
 
 
+def test_a_route_of_float32_that_is_none_is_refused_before_anything_listens(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_FLOAT32", "fast")
+    result = run("serve", "--port", "0", "--data", data)
+    assert isinstance(result.exception, UsageError) and "WEFT_FLOAT32 is 'fast', expected" in str(result.exception)
+    assert not Path(data).exists()
+
+
 def test_a_base_of_the_hub_is_left_to_its_first_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("weft.models.load.offline", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from weft.errors import UsageError
 from weft.forest.logprobs import learned_logprobs
 from weft.models import decoder, lora, precision
 from weft.models.decoder import Decoder
@@ -78,6 +79,30 @@ def test_a_route_that_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(precision, "_relative_error", lambda: 2e-3)
     assert precision.settle() == "float32, default route"
     assert matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "expected", "switch"),
+    [
+        ("onednn", 1e-7, "float32, oneDNN route, as asked", "bf16"),
+        ("onednn", 2e-3, "float32, oneDNN route, as asked (it rounds: error 2e-03)", "bf16"),
+        ("default", 1e-7, "float32, default route, as asked", "ieee"),
+        ("", 1e-7, "float32, oneDNN route", "bf16"),
+    ],
+)
+def test_a_route_that_was_asked_for_is_taken_and_said(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, error: float, expected: str, switch: str
+) -> None:
+    monkeypatch.setenv("WEFT_FLOAT32", wanted)
+    monkeypatch.setattr(precision, "_relative_error", lambda: error)
+    assert precision.settle() == expected
+    assert torch.backends.mkldnn.matmul.fp32_precision == switch  # type: ignore[attr-defined]
+
+
+def test_a_route_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_FLOAT32", "fast")
+    with pytest.raises(UsageError, match="WEFT_FLOAT32 is 'fast', expected one of auto, onednn, default"):
+        precision.settle()
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])

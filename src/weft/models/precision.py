@@ -3,7 +3,7 @@
 oneDNN's route for float32 products is about twice as fast as the default on many processors and exact to float32
 there; on processors with matrix tiles (AMX) the same switch rounds to bfloat16. So the switch is tried on a known
 product and kept only where the error stays that of float32. Decided by error alone, never by timing: the same machine
-always computes the same bytes.
+always computes the same bytes. Who knows better says so with the variable WEFT_FLOAT32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from weft.models import product_cache
+from weft.models import float32_route, product_cache
 from weft.models.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -26,12 +26,22 @@ TOLERANCE = 5e-6
 
 
 def settle() -> str:
-    """Set the fastest exact float32 route of the CPU; returns its name for the run's record."""
+    """Set the fastest exact float32 route of the CPU, or that of WEFT_FLOAT32; its name for the run's record.
+
+    Raises UsageError where the variable names no route.
+    """
+    wanted = float32_route.asked()
     product_cache.bound()
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
+    if wanted == "default":
+        matmul.fp32_precision = "ieee"
+        return "float32, default route, as asked"
     matmul.fp32_precision = "bf16"
-    if _relative_error() <= TOLERANCE:
+    error = _relative_error()
+    if wanted == "onednn":
+        return f"float32, oneDNN route, as asked{'' if error <= TOLERANCE else f' (it rounds: error {error:.0e})'}"
+    if error <= TOLERANCE:
         return "float32, oneDNN route"
     matmul.fp32_precision = before
     return "float32, default route"

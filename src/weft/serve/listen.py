@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import APIRouter
 
 from weft.errors import UsageError
+from weft.models import float32_route
 from weft.serve import bases
 from weft.serve.app import build
 from weft.serve.config import ServeConfig
@@ -82,9 +83,10 @@ def bind(config: ServeConfig) -> socket.socket:
 def serve(config: ServeConfig, *, out: TextIO | None = None, pages: Pages = ()) -> None:
     """Serve until a signal; the lines that a person wants to see go to `out` (default: stderr). `pages`: as `build`.
 
-    Raises UsageError for a base that is not there or cannot be loaded, and as `bind` and `open_server` do.
+    Raises UsageError for a base that is not there or cannot be loaded, as `float32_route`, `bind` and `open_server` do.
     """
     bases.look(config)
+    float32_route.asked()
     listener = bind(config)
     try:
         server = open_server(config)

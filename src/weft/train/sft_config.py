@@ -15,7 +15,8 @@ class SftConfig(LikelihoodConfig):
     learn: Literal["last", "all"] = "last"
     """Learn the last reply of a conversation, or all replies in it; where messages have a `weight`, that decides."""
     stop_on: str = "loss"
-    """What early stopping and the choice of the best go by: the validation `loss`, or a score of the task's graders."""
+    """What early stopping and the choice of the best go by: the validation `loss`, or a score of the task's
+    graders (with `dpo` the `reward_accuracy` of the validation pairs)."""
     stop_rows: int = Field(default=64, ge=1)
     """Most validation rows that are answered at each look where `stop_on` is a score."""
     bpe_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"

@@ -15,7 +15,7 @@ from weft.serve.work.names import SCRATCH
 
 ALLOWED = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME", "CUDA_DEVICE_ORDER", "ROCR_VISIBLE_DEVICES",
+    "CUDA_HOME", "CUDA_DEVICE_ORDER", "ROCR_VISIBLE_DEVICES", "WEFT_FLOAT32",
 )  # fmt: skip
 """Variables of the server's environment that workers get. Keys, tokens and URLs have other names."""
 MARK = "WEFT_WORKERS_OF"
