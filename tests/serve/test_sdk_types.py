@@ -1,6 +1,7 @@
 """Every method of the contract through the SDK's strict mode, synchronous and not, and each field by the SDK's types.
 
-What those types themselves cannot say is listed here word by word: the hosted API's own answers break them too.
+What those types themselves cannot say is listed here word by word: the hosted API's own answers break them too. A
+client that prefers declared values hears none of it, and passes everywhere.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def key(world: World) -> str:
     return world.key("local", "files", "jobs", "models", "chat", "admin")
 
 
-def client_of(world: World, key: str, kind: str, *, strict: bool = True) -> Any:
-    """A client that holds each answer against its type."""
+def client_of(world: World, key: str, kind: str, *, strict: bool = True, declared: bool = False) -> Any:
+    """A client that holds each answer against its type; `declared`: and asks for declared values alone."""
     settings: dict[str, Any] = {
         "api_key": key, "base_url": "http://127.0.0.1/v1", "max_retries": 0, "_strict_response_validation": strict,
+        "default_headers": {"Prefer": "declared-values"} if declared else {},
     }  # fmt: skip
     if kind == "synchronous":
         client: Any = HoldingOpenAI(**settings, http_client=world.http)  # type: ignore[arg-type]
@@ -199,13 +201,18 @@ async def walk_answers(client: Any, model: str) -> None:
     assert len(text.choices) == 4 and text.choices[0].logprobs.top_logprobs
 
 
+@pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize("kind", ["synchronous", "asynchronous"])
-def test_every_method_passes_the_strict_mode_and_each_field_its_type(world: World, key: str, kind: str) -> None:
-    client = client_of(world, key, kind)
+def test_every_method_passes_the_strict_mode_and_each_field_its_type(
+    world: World, key: str, kind: str, declared: bool
+) -> None:
+    client = client_of(world, key, kind, declared=declared)
 
     async def walk() -> None:
         file = await walk_files(client)
         await walk_models(client, await walk_jobs(client, world, file))
+        if declared:
+            await walk_what_types_lack(client, file)
 
     asyncio.run(walk())
     assert client.held.refused == set()
@@ -213,17 +220,38 @@ def test_every_method_passes_the_strict_mode_and_each_field_its_type(world: Worl
     assert client.held.unknown == OURS
 
 
+FIRST = "the first token of all, which nothing predicts"
 LACKING: dict[str, tuple[Callable[[Any], Any], set[tuple[str, str, str]]]] = {
     "a stream of completions": (
         lambda client: client.completions.create(model=MODEL, prompt="a", stream=True),
         {("Completion", "choices.finish_reason", "None")},
     ),
-    "the first token of all, which nothing predicts": (
+    FIRST: (
         lambda client: client.completions.create(model=MODEL, prompt=[72, 105], echo=True, logprobs=1),
         {("Completion", f"choices.logprobs.{field}", "None") for field in ("token_logprobs", "top_logprobs")},
     ),
 }
 """What the strict mode refuses although the hosted API says the same, and exactly which fields."""
+
+
+async def walk_what_types_lack(client: Any, file: str) -> None:
+    """The methods and states of which the types lack a word, for a client that prefers declared values."""
+    for ask, _ in LACKING.values():
+        assert await every(ask(client))
+    options: dict[str, Any] = {"stream": True, "logprobs": 1, "stream_options": {"include_usage": True}}
+    whole = await got(client.completions.create(model=MODEL, prompt=["a", "b"], echo=True, logprobs=1, seed=1))
+    chunks = await every(client.completions.create(model=MODEL, prompt=["a", "b"], echo=True, seed=1, **options))
+    told = {chunk.choices[0].index: chunk.choices[0] for chunk in chunks if chunk.choices}
+    assert len(chunks) == 3 and chunks[-1].usage == whole.usage
+    assert [told[index] for index in (0, 1)] == whole.choices
+    first = (await got(LACKING[FIRST][0](client))).choices[0].logprobs
+    assert (first.token_logprobs[0], first.top_logprobs[0]) == (-9999.0, {})
+    jobs = client.fine_tuning.jobs
+    job = await got(jobs.create(model=MODEL, training_file=file))
+    for answer in (await got(jobs.pause(job.id)), await got(jobs.retrieve(job.id)), (await every(jobs.list()))[0]):
+        assert (answer.id, answer.status, answer.x_weft["status"]) == (job.id, "queued", "paused")
+    assert "status" not in (await got(jobs.resume(job.id))).x_weft
+    assert (await got(jobs.cancel(job.id))).status == "cancelled"
 
 
 @pytest.mark.parametrize("kind", ["synchronous", "asynchronous"])
@@ -262,3 +290,14 @@ def test_the_hosted_apis_own_answers_break_the_same_types() -> None:
     held.hold(FineTuningJob, job)
     held.hold(FineTuningJob, job | {"status": "running"})
     assert held.refused == {("Completion", "choices.finish_reason", "None"), ("FineTuningJob", "status", "'paused'")}
+
+
+@pytest.mark.parametrize("prefer", ["declared-values", "respond-async, Declared-Values; x=1", None, "declared"])
+def test_the_preference_is_found_among_others_and_said_to_be_heard(world: World, key: str, prefer: str | None) -> None:
+    headers = {"authorization": f"Bearer {key}"} | ({"prefer": prefer} if prefer else {})
+    heard = "declared-values" if prefer and "values" in prefer.lower() else None
+    for answer in (
+        world.http.get("/v1/fine_tuning/jobs", headers=headers),
+        world.http.post("/v1/completions", headers=headers, json={"model": MODEL, "prompt": "a", "max_tokens": 1}),
+    ):
+        assert (answer.status_code, answer.headers.get("preference-applied")) == (200, heard)

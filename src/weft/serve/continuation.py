@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,10 @@ class Asked:
 class Continuation:
     """One request's completions on their way out, whole or in chunks."""
 
-    def __init__(self, server: Server, request: Request, asked: Asked, replies: Replies) -> None:
+    def __init__(self, server: Server, request: Request, asked: Asked, replies: Replies, declared: bool) -> None:
+        """`declared`: values that the API's types lack are left out (`wire/declared.py`)."""
         self._server, self._request, self._asked, self._replies = server, request, asked, replies
+        self._declared = declared
         self._tokens = token_text(asked.speaker.base.chat)
         self._speeches = [Speech(self._decode, asked.body.stops(), self._tokens) for _ in asked.generations]
         self._echoes = [self._echo(place // asked.each) for place in range(len(asked.prompts) * asked.each)]
@@ -79,21 +81,11 @@ class Continuation:
 
     async def stream(self) -> AsyncGenerator[str]:
         """The chunks as JSON, then `[DONE]`. Whatever happens, the slots are free afterwards."""
-        body = self._asked.body
+        body, pieces = self._asked.body, self._pieces()
+        told = [0] * len(self._echoes)
         try:
-            told = [len(echo.text) for echo in self._echoes]
-            for number, echo in enumerate(self._echoes):
-                if echo.text and echo.complete:
-                    yield self._chunk(number, echo.text, echo.tokens, 0, None)
-                if not self._speeches:
-                    yield self._chunk(number, "", (), 0, "length")
-            async for number, step in self._replies.steps():
-                echo = self._echoes[number]
-                if echo.hear(step):
-                    yield self._chunk(number, echo.text, echo.tokens, 0, None)
-                piece = self._heard(number, step)
-                if piece.text or piece.tokens or piece.finish:
-                    yield self._chunk(number, piece.text, piece.tokens, told[number], piece.finish)
+            async for number, piece in _whole(pieces, len(told)) if self._declared else pieces:
+                yield self._chunk(number, piece, told[number])
                 told[number] += len(piece.text)
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield json.dumps(self._head | {"choices": [], "usage": self._usage().model_dump()})
@@ -102,6 +94,21 @@ class Continuation:
         finally:
             self._replies.close()
         yield "[DONE]"
+
+    async def _pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """(number of the choice, what there is to tell of it), as it comes: first the echo, where one is wanted."""
+        for number, echo in enumerate(self._echoes):
+            if echo.text and echo.complete:
+                yield number, Piece(echo.text, tuple(echo.tokens), None)
+            if not self._speeches:
+                yield number, Piece("", (), "length")
+        async for number, step in self._replies.steps():
+            echo = self._echoes[number]
+            if echo.hear(step):
+                yield number, Piece(echo.text, tuple(echo.tokens), None)
+            piece = self._heard(number, step)
+            if piece.text or piece.tokens or piece.finish:
+                yield number, piece
 
     def _heard(self, number: int, step: Step) -> Piece:
         piece = self._speeches[number].hear(step)
@@ -141,7 +148,8 @@ class Continuation:
             return None
         texts = [self._tokens.text(token.id) for token in tokens]
         offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
-        own = [None if math.isnan(token.logprob) else max(token.logprob, LOWEST) for token in tokens]
+        unknown = LOWEST if self._declared else None
+        own = [unknown if math.isnan(token.logprob) else max(token.logprob, LOWEST) for token in tokens]
         return CompletionLogprobs(
             tokens=texts,
             token_logprobs=own,
@@ -150,9 +158,9 @@ class Continuation:
         )
 
     def _top(self, token: Token) -> dict[str, float] | None:
-        """The most probable tokens at a place, and the one that stands there; None where nothing was predicted."""
+        """The most probable tokens at a place, and the one that stands there; none where nothing was predicted."""
         if math.isnan(token.logprob):
-            return None
+            return {} if self._declared else None
         shown = (*token.top, (token.id, token.logprob))
         return {self._tokens.text(id_): max(logprob, LOWEST) for id_, logprob in shown}
 
@@ -174,17 +182,27 @@ class Continuation:
             sum(min(speech.cached for speech in group) for group in groups),
         )
 
-    def _chunk(self, index: int, text: str, tokens: Sequence[Token], offset: int, finish: str | None) -> str:
-        logprobs = self._logprobs(tokens, offset) if tokens else None
+    def _chunk(self, index: int, piece: Piece, offset: int) -> str:
+        logprobs = self._logprobs(piece.tokens, offset) if piece.tokens else None
         choice = {
-            "text": text,
+            "text": piece.text,
             "index": index,
             "logprobs": logprobs.model_dump() if logprobs else None,
-            "finish_reason": finish,
+            "finish_reason": piece.finish,
         }
         options = self._asked.body.stream_options
         usage = {"usage": None} if options is not None and options.include_usage else {}
         return json.dumps(self._head | {"choices": [choice]} | usage)
+
+
+async def _whole(pieces: AsyncIterator[tuple[int, Piece]], choices: int) -> AsyncGenerator[tuple[int, Piece]]:
+    """Each choice in one piece, when it ends: no declared value says that a choice goes on."""
+    waiting: list[list[Piece]] = [[] for _ in range(choices)]
+    async for number, piece in pieces:
+        waiting[number].append(piece)
+        if piece.finish:
+            text = "".join(one.text for one in waiting[number])
+            yield number, Piece(text, tuple(token for one in waiting[number] for token in one.tokens), piece.finish)
 
 
 def prompts_of(body: CompletionRequest) -> Sequence[str | list[int]]:

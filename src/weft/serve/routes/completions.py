@@ -17,6 +17,7 @@ from weft.serve.replies import Replies
 from weft.serve.respond import respond
 from weft.serve.server import Server
 from weft.serve.wire.completions import Completion, CompletionRequest
+from weft.serve.wire.declared import Declared, applied
 from weft.serve.wire.error import answers
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ def router(server: Server) -> APIRouter:
     @routes.post(
         "/completions", responses=answers(404) | {200: {"model": Completion, "content": {"text/event-stream": {}}}}
     )
-    async def create(request: Request, body: CompletionRequest, asker: Asker) -> Response:
+    async def create(request: Request, body: CompletionRequest, asker: Asker, declared: Declared) -> Response:
         """Continue one text or several; with `stream`, as server-sent events that end in `[DONE]`."""
         who = await speaker(server, body.model, asker.owner)
         prepare = functools.partial(_prepare, who, body, asker.owner)
         asked = await server.entrance.prepared(request, who.engine, asker.owner, prepare)
         replies = Replies(asked.speaker.engine, asked.generations)
-        return await respond(server, request, body, replies, Continuation(server, request, asked, replies))
+        outgoing = Continuation(server, request, asked, replies, declared)
+        response = await respond(server, request, body, replies, outgoing)
+        if declared:
+            applied(response)
+        return response
 
     @routes.post("/embeddings", status_code=404, responses=answers(404))
     async def embeddings(asker: Asker) -> Response:

@@ -18,6 +18,7 @@ from weft.serve.errors import ENDED, ApiError
 from weft.serve.events import events as live_events
 from weft.serve.server import Server
 from weft.serve.wire.body import warn
+from weft.serve.wire.declared import Declared
 from weft.serve.wire.error import answers
 from weft.serve.wire.jobs import CheckpointObject, EventObject, JobObject, JobRequest
 from weft.serve.wire.lists import MOST, After, Bounded, Listed, first, last, metadata_query
@@ -53,48 +54,52 @@ def router(server: Server) -> APIRouter:
     jobs = server.store.jobs
     creator = Creator(server)
 
-    def shown(job: records.Job) -> JobObject:
-        return JobObject.of(job, server.config.organization, server.names.shown(job.base))
+    def shown(job: records.Job, declared: bool) -> JobObject:
+        return JobObject.of(job, server.config.organization, server.names.shown(job.base), declared)
 
     @routes.post("", responses=answers(409))
-    def create(body: JobRequest, response: Response, asker: Asker, idempotency_key: IdempotencyKey = None) -> JobObject:
+    def create(
+        body: JobRequest, response: Response, asker: Asker, declared: Declared, idempotency_key: IdempotencyKey = None
+    ) -> JobObject:
         """Create a job; it waits for its files to be validated, then for a free slot."""
         warn(response, *body.warnings())
-        return shown(creator.create(body, asker.owner, idempotency_key))
+        return shown(creator.create(body, asker.owner, idempotency_key), declared)
 
     @routes.get("", responses=answers(404), openapi_extra=_METADATA)
-    def listed(request: Request, asker: Asker, after: After = None, limit: Limit = 20) -> Listed[JobObject]:
+    def listed(
+        request: Request, asker: Asker, declared: Declared, after: After = None, limit: Limit = 20
+    ) -> Listed[JobObject]:
         """The caller's jobs, newest first."""
         metadata, without = metadata_query(request)
         page = jobs.list(asker.owner, after=after, limit=limit, metadata=metadata, without_metadata=without)
-        return Listed[JobObject](data=[shown(job) for job in page.items], has_more=page.has_more)
+        return Listed[JobObject](data=[shown(job, declared) for job in page.items], has_more=page.has_more)
 
     @routes.get("/{job_id}", responses=answers(404))
-    def retrieve(job_id: JobId, asker: Asker) -> JobObject:
+    def retrieve(job_id: JobId, asker: Asker, declared: Declared) -> JobObject:
         """One job."""
-        return shown(jobs.get(asker.owner, job_id))
+        return shown(jobs.get(asker.owner, job_id), declared)
 
     @routes.post("/{job_id}/cancel", responses=answers(404))
-    async def cancel(job_id: JobId, asker: Asker) -> JobObject:
+    async def cancel(job_id: JobId, asker: Asker, declared: Declared) -> JobObject:
         """Cancel a job for good."""
         try:
-            return shown(await _wished(server, asker.owner, job_id, "cancel"))
+            return shown(await _wished(server, asker.owner, job_id, "cancel"), declared)
         except WrongState as error:
             raise _not_now(error, "job_not_cancellable") from None
 
     @routes.post("/{job_id}/pause", responses=answers(404))
-    async def pause(job_id: JobId, asker: Asker) -> JobObject:
+    async def pause(job_id: JobId, asker: Asker, declared: Declared) -> JobObject:
         """Save a job and let its slot go."""
         try:
-            return shown(await _wished(server, asker.owner, job_id, "pause"))
+            return shown(await _wished(server, asker.owner, job_id, "pause"), declared)
         except WrongState as error:
             raise _not_now(error, "job_not_pausable") from None
 
     @routes.post("/{job_id}/resume", responses=answers(404))
-    def resume(job_id: JobId, asker: Asker) -> JobObject:
+    def resume(job_id: JobId, asker: Asker, declared: Declared) -> JobObject:
         """Queue a paused job again; it goes on from what was saved. One that is about to pause goes on."""
         try:
-            return shown(jobs.resume(asker.owner, job_id))
+            return shown(jobs.resume(asker.owner, job_id), declared)
         except WrongState as error:
             raise _not_now(error, "job_not_resumable") from None
 

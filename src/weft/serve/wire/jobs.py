@@ -115,22 +115,25 @@ class JobObject(BaseModel):
     user_provided_suffix: str | None
     shared_with_openai: Literal[False] = False
     x_weft: dict[str, Any]
-    """The base that is really tuned, the extension as asked, and how many attempts there were."""
+    """The base that is really tuned, the extension as asked, how many attempts there were, and the `status` that
+    `Prefer: declared-values` has no word for."""
 
     @classmethod
-    def of(cls, job: records.Job, organization: str, base: str) -> JobObject:
-        """`base`: the public name of what is tuned."""
+    def of(cls, job: records.Job, organization: str, base: str, declared: bool = False) -> JobObject:
+        """`base`: the public name of what is tuned. `declared`: a paused job is one that waits (`declared.py`)."""
         kind = job.method["type"]
         # Schema and clients want the object for every method, and know the three names of `supervised` in it alone.
         shown = dict(job.hyperparameters)
         own = {**(job.method.get(kind) or {}), "hyperparameters": shown}
         error = job.error
+        waits = declared and job.status == "paused"
+        also = {"status": "paused"} if waits else {}
         return cls(
             id=job.id,
             created_at=job.created_at,
             model=job.model,
             organization_id=organization,
-            status=job.status,
+            status="queued" if waits else job.status,
             training_file=job.training_file,
             validation_file=job.validation_file,
             fine_tuned_model=job.fine_tuned_model,
@@ -145,7 +148,7 @@ class JobObject(BaseModel):
             integrations=job.integrations,
             metadata=job.metadata,
             user_provided_suffix=job.suffix,
-            x_weft={"base": base, "attempt": job.attempt, **job.extension},
+            x_weft={"base": base, "attempt": job.attempt, **also, **job.extension},
         )
 
 
