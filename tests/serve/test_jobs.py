@@ -343,7 +343,7 @@ def test_pause_resume_and_cancel_from_each_state(world: World, training_file: st
     lease = world.worker.take()
     assert jobs.pause(queued).status == "running"
     assert world.server.leases.beat(queued, lease.attempt) == "pause"
-    world.server.leases.released(queued, lease.attempt, "paused")
+    world.server.leases.released(queued, lease.attempt)
     assert jobs.retrieve(queued).status == "paused"
     assert jobs.resume(queued).status == "queued"
     lease = world.worker.take()
@@ -351,7 +351,7 @@ def test_pause_resume_and_cancel_from_each_state(world: World, training_file: st
     assert world.server.leases.beat(queued, lease.attempt) == "cancel"
     with pytest.raises(openai.BadRequestError, match="is running: only a paused job"):
         jobs.resume(queued)
-    world.server.leases.released(queued, lease.attempt, "cancelled")
+    world.server.leases.released(queued, lease.attempt)
     assert jobs.retrieve(queued).status == "cancelled"
 
     paused = create()
@@ -374,7 +374,7 @@ def test_a_cancel_and_a_pause_are_answered_once_the_worker_has_let_go(
             assert not asked.done()
         # Others are answered meanwhile.
         assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
-        leases.released(job.id, lease.attempt, "queued")
+        leases.released(job.id, lease.attempt)
         assert asked.result(10).status == becomes
 
 

@@ -130,7 +130,7 @@ async def walk_jobs(client: Any, world: World, file: str) -> str:
     lease = await asyncio.to_thread(worker.start)
     assert (await got(jobs.pause(job.id))).status == "running"
     assert leases.beat(job.id, lease.attempt) == "pause"
-    leases.released(job.id, lease.attempt, "paused")
+    leases.released(job.id, lease.attempt)
     assert (await got(jobs.resume(job.id))).status == "queued"
     await asyncio.to_thread(_finish_queued, world)
     done = await got(jobs.retrieve(job.id))

@@ -114,7 +114,7 @@ def every_state(server: Server) -> dict[str, Job]:
     lease = worker.start()
     losses(server, made["paused"], lease.attempt, 5, 40)
     server.store.jobs.wish("local", lease.job.id, "pause")
-    server.leases.released(lease.job.id, lease.attempt, "paused")
+    server.leases.released(lease.job.id, lease.attempt)
     made["running"] = a_job(server, suffix="support-mail", metadata={"ticket": "RD-12", "for": ATTACK})
     lease = worker.start()
     losses(server, made["running"], lease.attempt, 64, 120)

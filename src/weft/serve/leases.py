@@ -86,7 +86,7 @@ class Leases:
         return Lease(job, attempt, phase, row.training_sha256, row.validation_sha256, row.last_step)
 
     def beat(self, job_id: str, attempt: int, now: float | None = None) -> Answer:
-        """Keep the lease; what the worker is to do. `stop`: save, then release it as `queued`. Raises Superseded."""
+        """Keep the lease; what the worker is to do. Other than `go`: save, then release it. Raises Superseded."""
         with self._ground.database.read() as connection:
             row = held(connection, job_id, attempt, alone=False)
         self._deadlines.renew(job_id, attempt, self._at(now))
@@ -211,12 +211,13 @@ class Leases:
             job = self._failed(connection, row, {"code": code, "message": message, "param": param}, again)
         return self._over(job, row)
 
-    def released(self, job_id: str, attempt: int, to: Literal["paused", "cancelled", "queued"]) -> Job:
-        """The worker saved and let go, as it was told. Raises Superseded, and WrongState where it was not told so."""
+    def released(self, job_id: str, attempt: int) -> Job:
+        """The worker saved and let go: paused or cancelled if its owner wishes so by now, else back into the line.
+
+        Raises Superseded.
+        """
         with self._ground.database.write() as connection:
             row = held(connection, job_id, attempt)
-            if (to == "cancelled" and row.wish != "cancel") or (to == "paused" and row.wish is None):
-                raise WrongState(f"Job {job_id}: nobody asked for it to be {to}. Release it as queued.", row.status)
             job = let_go(self._ground, connection, row)
         return self._over(job, row)
 

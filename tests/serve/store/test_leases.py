@@ -119,7 +119,7 @@ def test_every_call_of_an_old_attempt_is_refused_and_changes_nothing(store: Stor
         lambda: leases.checkpoint(job.id, old, 1, {}, identity),
         lambda: leases.finish(job.id, old, identity, 1, csv, size),
         lambda: leases.fail(job.id, old, "x", "late"),
-        lambda: leases.released(job.id, old, "queued"),
+        lambda: leases.released(job.id, old),
     )
 
     def expect_refused(reason: str) -> None:
@@ -193,13 +193,9 @@ def test_a_held_job_hears_its_owners_wish_with_the_next_heartbeat(store: Store) 
     leases = Leases(store)
     _, attempt = start(leases)
     assert leases.beat(job.id, attempt) == "go"
-    with pytest.raises(WrongState, match="nobody asked for it to be paused"):
-        leases.released(job.id, attempt, "paused")
     assert store.jobs.wish("ann", job.id, "pause").status == "running"
     assert leases.beat(job.id, attempt) == "pause"
-    with pytest.raises(WrongState, match="nobody asked for it to be cancelled"):
-        leases.released(job.id, attempt, "cancelled")
-    assert leases.released(job.id, attempt, "paused").status == "paused"
+    assert leases.released(job.id, attempt).status == "paused"
     assert leases.take("w") is None
     assert store.jobs.resume("ann", job.id).status == "queued"
     lease = leases.take("w")
@@ -210,7 +206,19 @@ def test_a_held_job_hears_its_owners_wish_with_the_next_heartbeat(store: Store) 
         store.jobs.wish("ann", job.id, "pause")
     assert leases.beat(job.id, lease.attempt) == "cancel"
     # It had saved for the pause already: the cancel that came after counts.
-    assert leases.released(job.id, lease.attempt, "paused").status == "cancelled"
+    assert leases.released(job.id, lease.attempt).status == "cancelled"
+
+
+def test_a_pause_taken_back_while_the_worker_saves_for_it_leaves_the_job_in_the_line(store: Store) -> None:
+    job = new_job(store)
+    leases = Leases(store)
+    _, attempt = start(leases)
+    store.jobs.wish("ann", job.id, "pause")
+    assert leases.beat(job.id, attempt) == "pause"
+    assert store.jobs.resume("ann", job.id).status == "running"
+    assert leases.released(job.id, attempt).status == "queued"
+    again = leases.take("w")
+    assert again and again.job.id == job.id
 
 
 def test_a_cancel_counts_however_the_worker_ends(store: Store) -> None:
@@ -219,7 +227,7 @@ def test_a_cancel_counts_however_the_worker_ends(store: Store) -> None:
         lambda job, attempt: finish(store, leases, job, attempt),
         lambda job, attempt: leases.fail(job.id, attempt, "x", "y"),
         lambda job, attempt: leases.fail(job.id, attempt, "x", "y", again=True),
-        lambda job, attempt: leases.released(job.id, attempt, "queued"),
+        lambda job, attempt: leases.released(job.id, attempt),
     )
     for end in ends:
         new_job(store)
@@ -259,7 +267,7 @@ def test_a_draining_server_gives_nothing_away_and_tells_its_workers_to_stop(stor
     _, attempt = start(leases)
     leases.drain()
     assert leases.take("w") is None and leases.beat(job.id, attempt) == "stop"
-    assert leases.released(job.id, attempt, "queued").status == "queued"
+    assert leases.released(job.id, attempt).status == "queued"
 
 
 def test_an_adapter_must_be_adopted_before_it_is_published(store: Store) -> None:

@@ -80,7 +80,7 @@ class Desk:
 
     def leave(self) -> None:
         """The worker is gone as it was told. Whether the job waits, rests or is cancelled, its owner's wish says."""
-        self._leases.released(*self._key, "queued")
+        self._leases.released(*self._key)
         self.ended = True
 
     @property

@@ -186,7 +186,7 @@ class Supervisor:
         while self._to_start:
             lease = self._to_start.pop()
             with contextlib.suppress(Superseded):
-                self._server.leases.released(lease.job.id, lease.attempt, "queued")
+                self._server.leases.released(lease.job.id, lease.attempt)
         for held in self._attempts.all:
             self._orders.obey(held, "stop")
 
