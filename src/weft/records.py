@@ -5,13 +5,26 @@ Nothing here reads a file, knows a model or imports anything but the standard li
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]
 SplitName = Literal["train", "validation", "test"]
 TaskKind = Literal["classification", "structured", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a tool: its name, and its arguments as the JSON text of an object. `id`: what its result names."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +33,23 @@ class Message:
 
     role: Role
     content: str
-    # Not shown: which rows are kept for the test hangs on how messages are shown (road/prepare.py).
+    # From here on not shown: which rows are kept for the test hangs on how messages are shown (road/prepare.py).
     weight: int | None = field(default=None, repr=False)
     """Of the assistant's messages: 1 to learn it, 0 not to, None where the data do not say."""
+    calls: tuple[Call, ...] = field(default=(), repr=False)
+    """Of the assistant's messages: the tools that it calls, after what it says."""
+    answers: Call | None = field(default=None, repr=False)
+    """Of a tool's messages: the call whose result it is."""
 
     def to_json(self) -> dict[str, Any]:
-        weight = {} if self.weight is None else {"weight": self.weight}
-        return {"role": self.role, "content": self.content, **weight}
+        """As the fine-tuning API writes it: calls without a word have `content` null."""
+        return {
+            "role": self.role,
+            **({} if self.answers is None else {"tool_call_id": self.answers.id}),
+            "content": None if self.calls and not self.content else self.content,
+            **({"tool_calls": [call.to_json() for call in self.calls]} if self.calls else {}),
+            **({} if self.weight is None else {"weight": self.weight}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +58,20 @@ class Conversation:
 
     messages: tuple[Message, ...]
     line: int = 0
+    tools: str = ""
+    """What the assistant may call, as the JSON text of the row's list; empty where it may call nothing."""
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may hold several calls, where the row says so. Templates are not shown it."""
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools as JSON objects, as chat templates take them."""
+        return json.loads(self.tools) if self.tools else []
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """All but the line: equal for an example and its repetitions."""
+        return self.messages, self.tools, self.parallel_tool_calls
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -43,8 +80,12 @@ class Conversation:
 
     @property
     def answer(self) -> str:
-        """The ideal answer."""
-        return self.messages[-1].content
+        """The ideal answer as one text: what it says, then each call as `NAME(ARGUMENTS)` on a line of its own."""
+        last = self.messages[-1]
+        if not last.calls:
+            return last.content
+        calls = [f"{call.name}({call.arguments})" for call in last.calls]
+        return "\n".join([last.content, *calls] if last.content.strip() else calls)
 
     @property
     def question(self) -> str:
@@ -60,6 +101,14 @@ class Conversation:
         if any(message.weight is not None for message in self.messages):
             return frozenset(place for place in places if self.messages[place].weight != 0)
         return frozenset(places if otherwise == "all" else places[-1:])
+
+    def to_json(self) -> dict[str, Any]:
+        """The example as a chat row of a file."""
+        parallel = {} if self.parallel_tool_calls is None else {"parallel_tool_calls": self.parallel_tool_calls}
+        return {
+            "messages": [message.to_json() for message in self.messages],
+            **({"tools": self.offered, **parallel} if self.tools else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,6 @@ def test_a_system_message_is_added_only_where_there_is_none(tmp_path: Path) -> N
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "images", "picture"),
         ('{"messages": [{"role": "user", "content": [{"type": "file"}]}]}', "content", "'file'"),
         ('{"messages": [{"role": "user", "content": "x", "weight": 1}]}', "weight", "on assistant messages only"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', "tools", "'tool'"),
-        ('{"messages": [{"role": "assistant", "tool_calls": [{}]}]}', "tools", "tool_calls"),
         (
             '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}',
             "weight",

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from weft.errors import ModelError, UsageError
 from weft.models.chat import DATE, PLAIN, Chat
-from weft.records import Message, Tokens
+from weft.records import Call, Message, Tokens
 from weft.testing import CHATML, byte_tokenizer
 
 TEMPLATES = [
@@ -371,3 +371,137 @@ def test_an_example_must_end_in_an_answer() -> None:
         BYTES.example(())
     with pytest.raises(UsageError, match="there are no messages to answer"):
         BYTES.prompt(())
+
+
+# Answers that call tools
+
+HERMES = ["axolotl/qwen_25", "trl/qwen2_5", "trl/qwen2_5_training", "axolotl/qwen3", "trl/qwen3", "trl/qwen3_training"]
+LLAMA = ["trl/llama3_1", "trl/llama3_2"]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+ROME, OSLO = Call("weather", '{"city": "Rome"}', "call00001"), Call("weather", '{"city": "Oslo"}', "call00002")
+WARM = Message("user", "Is it warm in Rome?")
+ASKS = (WARM, Message("assistant", "", calls=(ROME,)))
+SAYS = (WARM, Message("assistant", "Let me see.", calls=(ROME,)))
+BOTH = (SYSTEM, WARM, Message("assistant", "", calls=(ROME, OSLO)))
+LOOP = (*ASKS, Message("tool", "25 degrees", answers=ROME), Message("assistant", "Yes, it is."))
+TALK = (*SAYS, *LOOP[2:], Message("user", "And in Oslo?"), Message("assistant", "Once more.", calls=(OSLO,)))
+
+
+def _rendered(tokenizer: Any, template: str, messages: tuple[Message, ...], **more: Any) -> str:
+    """What transformers makes of the messages: it wants arguments as objects, and content that is there."""
+    told = []
+    for message in messages:
+        row = message.to_json() | {"content": message.content}
+        for call in row.get("tool_calls", ()):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        told.append(row | ({"name": message.answers.name} if message.answers else {}))
+    return tokenizer.apply_chat_template(told, tools=[TOOL], chat_template=template, tokenize=False, **more)
+
+
+def _learned(chat: Chat, tokens: Tokens) -> list[str]:
+    """The texts of the spans that are learned, end tokens included."""
+    spans = itertools.groupby(zip(tokens.ids, tokens.learn, strict=True), key=lambda pair: pair[1])
+    return [chat.tokenizer.decode([id_ for id_, _ in span]) for learned, span in spans if learned]
+
+
+@pytest.mark.parametrize("messages", [ASKS, SAYS, BOTH, LOOP, TALK], ids=["asks", "says", "both", "loop", "talk"])
+@pytest.mark.parametrize("name", [*HERMES, *LLAMA])
+def test_an_example_with_tools_has_the_tokens_of_transformers_and_learns_the_answer(
+    shared: Path, tokenizers: dict[str, Any], name: str, messages: tuple[Message, ...]
+) -> None:
+    tokenizer = tokenizers["qwen2.5"]
+    chat = Chat(tokenizer, _template(shared, name), date=datetime.date.today())
+    if name in LLAMA and messages not in (ASKS, LOOP):
+        with pytest.raises(ModelError, match=r"drops the text of message|only supports single tool-calls"):
+            chat.example(messages, [TOOL])
+        return
+    tokens = chat.example(messages, [TOOL])
+    prompt = _rendered(tokenizer, chat.template, messages[:-1], add_generation_prompt=True) + chat.opening
+    whole = _rendered(tokenizer, chat.template, messages)
+    end = tokenizer.decode([chat.end_id])
+    assert list(tokens.ids) == tokenizer(whole.removesuffix("\n"), add_special_tokens=False).input_ids
+    assert _learned(chat, tokens) == [whole.removeprefix(prompt).removesuffix("\n")]
+    assert _learned(chat, tokens)[0].endswith(end)
+    silent = [id_ for id_, learned in zip(tokens.ids, tokens.learn, strict=True) if not learned]
+    assert silent == chat.prompt(messages[:-1], [TOOL])
+
+
+@pytest.mark.parametrize("name", HERMES)
+def test_a_result_and_instructions_have_the_tokens_of_transformers_whatever_they_end_with(
+    shared: Path, tokenizers: dict[str, Any], name: str
+) -> None:
+    tokenizer = tokenizers["qwen2.5"]
+    chat = Chat(tokenizer, _template(shared, name))
+    result = Message("tool", '{"degrees": 25}', answers=ROME)  # its last brace and the line break are one token
+    messages = (Message("system", "Be brief."), *ASKS, result, Message("assistant", "Yes.", calls=(OSLO,)))
+    whole = _rendered(tokenizer, chat.template, messages).removesuffix("\n")
+    ids = tokenizer(whole, add_special_tokens=False).input_ids
+    assert list(chat.example(messages, [TOOL]).ids) == ids
+    assert chat.prompt(messages[:-1], [TOOL]) == ids[: len(chat.prompt(messages[:-1], [TOOL]))]
+
+
+@pytest.mark.parametrize("name", HERMES)
+def test_every_call_is_learned_after_the_prompt_that_it_is_served_with(
+    shared: Path, tokenizers: dict[str, Any], name: str
+) -> None:
+    chat = Chat(tokenizers["qwen2.5"], _template(shared, name))
+    if name in NOT_EVERY_TURN:
+        with pytest.raises(ModelError, match=r"message 2 after another prompt"):
+            chat.example(TALK, [TOOL], learn="all")
+        return
+    tokens = chat.example(TALK, [TOOL], learn="all")
+    assert tokens.ids == chat.example(TALK, [TOOL]).ids
+    turns = (1, 3, 5)
+    assert _learned(chat, tokens) == [
+        text for turn in turns for text in _learned(chat, chat.example(TALK[: turn + 1], [TOOL]))
+    ]
+    starts = [place for place, learned in enumerate(tokens.learn) if learned and not tokens.learn[place - 1]]
+    for start, turn in zip(starts, turns, strict=True):
+        assert list(tokens.ids[:start]) == chat.prompt(TALK[:turn], [TOOL])
+    chosen = chat.example(TALK, [TOOL], learn=[1, 5])
+    assert _learned(chat, chosen) == [_learned(chat, tokens)[0], _learned(chat, tokens)[2]]
+
+
+def test_a_tool_is_shown_alike_however_a_row_writes_it(shared: Path, tokenizers: dict[str, Any]) -> None:
+    chat = Chat(tokenizers["qwen2.5"], _template(shared, "trl/qwen2_5"))
+    function = {"strict": True, **dict(reversed(TOOL["function"].items()))}  # type: ignore[attr-defined]
+    assert chat.prompt([WARM], [{"function": function}]) == chat.prompt([WARM], [TOOL])
+    bare = {"name": "weather", "description": "", "parameters": {"type": "object", "properties": {}}}
+    assert chat.prompt([WARM], [{"function": {"name": "weather"}}]) == chat.prompt([WARM], [{"function": bare}])
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+def test_no_call_that_is_learned_can_forge_a_role(shared: Path, tokenizers: dict[str, Any], text: str) -> None:
+    chat = Chat(tokenizers["qwen2.5"], _template(shared, "trl/qwen2_5"))
+    call = Call("weather", json.dumps({"city": text}), text)
+    kind, forged = (chat.example((WARM, Message("assistant", "", calls=(c,))), [TOOL]) for c in (ROME, call))
+    assert _control_tokens(chat, forged) == _control_tokens(chat, kind)
+    (learned,) = _learned(chat, forged)
+    assert json.loads(learned.split("\n")[1])["arguments"] == {"city": text}
+
+
+def test_a_template_that_writes_calls_before_the_text_is_refused() -> None:
+    template = (
+        "{% for t in tools or [] %}{{ t.function | tojson }}{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = Chat(byte_tokenizer(), template)
+    assert _learned(chat, chat.example(ASKS, [TOOL]))[0].startswith('{"name": "weather"')
+    with pytest.raises(ModelError, match="renders an answer that calls tools otherwise than one in words"):
+        chat.example(SAYS, [TOOL])
+
+
+def test_a_base_without_tools_refuses_to_learn_them() -> None:
+    with pytest.raises(ModelError, match=r"knows no tools\. Use a base that was trained with tools"):
+        BYTES.example(ASKS, [TOOL])
+    with pytest.raises(ModelError, match="knows no tools"):
+        BYTES.example(ONE, [TOOL])

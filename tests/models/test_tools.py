@@ -14,7 +14,7 @@ from weft.errors import ModelError, UsageError
 from weft.models.chat import Chat
 from weft.models.disguise import Disguise, pieces
 from weft.models.tool_form import ToolForm
-from weft.models.turns import Call, Turn
+from weft.records import Call, Message
 from weft.testing import byte_tokenizer
 
 HERMES = ToolForm("<tool_call>\n", "\n</tool_call>", "name", "arguments", as_text=False)
@@ -49,12 +49,12 @@ def tool(text: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "weather", "description": text, "parameters": parameters}}
 
 
-def talk(text: str) -> list[Turn]:
+def talk(text: str) -> list[Message]:
     call = Call("weather", json.dumps({text: text}), "call00001")
     return [
-        Turn("user", "Is it warm?"),
-        Turn("assistant", "", (call,)),
-        Turn("tool", "25 degrees", answers=call),
+        Message("user", "Is it warm?"),
+        Message("assistant", "", calls=(call,)),
+        Message("tool", "25 degrees", answers=call),
     ]
 
 
@@ -70,7 +70,7 @@ def test_the_form_of_calls_is_read_off_the_template(shared: Path, name: str) -> 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_template_without_readable_calls_says_so(shared: Path, name: str) -> None:
     with pytest.raises(ModelError, match=OTHERS[name]):
-        made(shared, name).prompt([Turn("user", "Hi")], [tool("x")])
+        made(shared, name).prompt([Message("user", "Hi")], [tool("x")])
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "trl/llama3_2"])  # that one tells today's date
@@ -93,7 +93,7 @@ def test_no_tool_and_no_call_can_forge_a_role(shared: Path, name: str) -> None:
     chat = made(shared, name)
 
     def controls(text: str) -> list[int]:
-        ids = chat.prompt([*talk(text)[:2], Turn("tool", text, answers=talk(text)[1].calls[0])], [tool(text)])
+        ids = chat.prompt([*talk(text)[:2], Message("tool", text, answers=talk(text)[1].calls[0])], [tool(text)])
         return [id_ for id_ in ids if id_ > 255]
 
     kind = controls("city")
@@ -118,7 +118,7 @@ def test_arguments_are_given_as_text_where_a_template_wants_that() -> None:
 def test_a_result_that_a_template_prints_as_json_is_printed_so(shared: Path) -> None:
     chat = made(shared, "trl/llama3_1")
     call = talk("city")[1].calls[0]
-    turns = [*talk("city")[:2], Turn("tool", 'He said "25 °C"\n', answers=call)]
+    turns = [*talk("city")[:2], Message("tool", 'He said "25 °C"\n', answers=call)]
     assert '"He said \\"25 °C\\"\\n"<|eot_id|>' in TOKENIZER.decode(chat.prompt(turns, [tool("city")]))
 
 

@@ -16,7 +16,7 @@ from tests.serve.speaking import CALL, HERMES, HI, MODEL, TOOL, Speaking, speaki
 from weft.errors import ModelError
 from weft.models.chat import Chat
 from weft.models.tool_form import ToolForm
-from weft.models.turns import Call
+from weft.records import Call
 from weft.serve.errors import ApiError
 from weft.serve.tool_calls import CallReader
 from weft.serve.tools import Toolset, toolset

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.calling import call_row
 from tests.serve.conftest import chat_rows
 from weft.cli import cli
 from weft.serve.validate import HEAD_BYTES, Problem, by_content, examine, shared_rows, summary, validate
@@ -68,6 +69,9 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
                  r"line 13 .*messages\[1\]"),
     "all weights 0": ({"messages": [{"role": "user", "content": "a"},
                                     {"role": "assistant", "content": "b", "weight": 0}]}, "line 13 .*weight"),
+    "a call of no tool": (call_row("a", "b") | {"tools": []}, r"\[tool-call\] line 13 calls 'sort' .*no 'tools'"),
+    "tools that are none": (call_row("a", "b") | {"tools": "sort"}, r"\[tools\] line 13 has a string under 'tools'"),
+    "an answer to no call": (turns(("user", "a"), ("tool", "b"), ("assistant", "c")), r"\[tool-message\] line 13 "),
     "empty answer": (turns(("user", "a"), ("assistant", " ")), "line 13"),
 }  # fmt: skip
 
@@ -161,3 +165,8 @@ def test_a_first_line_longer_than_what_is_looked_at_is_left_to_the_worker() -> N
     assert by_content(long[:HEAD_BYTES]) is None
     assert by_content(b"\n\n" + long[: HEAD_BYTES - 2]) is None
     assert str(by_content(b'{"messages": "x"')).startswith("json: the first line is not valid JSON")
+
+
+def test_what_the_command_line_would_do_is_said_in_the_apis_words(tmp_path: Path) -> None:
+    (problem,) = validate(written(tmp_path / "a", {"colour": "red"}), "supervised")
+    assert problem.message.endswith("has the fields 'colour'. Write each row as an object with chat `messages`.")

@@ -106,7 +106,7 @@ def _measure(base: str) -> tuple[TokenCount, int]:
     from weft.models.load import load_chat
 
     chat, context = load_chat(base)
-    return lambda example: len(chat.example(example.messages).ids), context
+    return lambda example: len(chat.example(example.messages, example.offered).ids), context
 
 
 def _facts(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, object]:
@@ -137,7 +137,7 @@ def _print_findings(dataset: Dataset, findings: Sequence[Finding], console: Cons
             text = Text(finding.message)
             if index == len(shown) - 1:
                 if more:
-                    text.append(f"\n… and {more:,} more rows with this flaw")
+                    text.append(f"\n… and {more:,} more row{'' if more == 1 else 's'} with this flaw")
                 if finding.cost:
                     text.append(f"\ncost: {finding.cost}", "dim")
                 if finding.cure:
@@ -151,10 +151,10 @@ def _print_findings(dataset: Dataset, findings: Sequence[Finding], console: Cons
 
 
 def _grouped(findings: Sequence[Finding]) -> list[tuple[list[Finding], int]]:
-    """Findings by rule, errors first: the first few of each, and how many more there are."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    """Findings by rule and cure, errors first: the first few of each, and how many more there are."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: _ORDER[finding.severity]):
-        groups.setdefault((finding.severity, finding.rule), []).append(finding)
+        groups.setdefault((finding.severity, finding.rule, finding.cure), []).append(finding)
     return [(own[:_SHOWN_PER_RULE], len(own) - len(own[:_SHOWN_PER_RULE])) for own in groups.values()]
 
 

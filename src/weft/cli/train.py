@@ -73,6 +73,12 @@ def command(data: str, out: str | None, file: str | None, resume: bool, as_json:
     if method == "pretrain":
         click.echo(_perplexities(record["test"]))
     click.echo(f"{record['result']}: {published}")
+    if record.get("rows_with_tools"):
+        click.echo(
+            f"{record['rows_with_tools']} rows have tools, which `weft eval` and `weft chat` do not offer. Load the "
+            f"{record['result']} where they are called, or learn the file by a job of `weft serve` and ask that model."
+        )
+        return
     measure = f"weft eval {run.folder}   or: " if method == "sft" else ""
     click.echo(f"next: {measure}weft chat {run.folder}")
 

@@ -10,12 +10,16 @@ from weft.records import Conversation
 
 
 def canonical(example: Conversation) -> bytes:
-    """The messages as compact JSON in UTF-8, with their weights where there are any; the line number does not count."""
+    """The messages as compact JSON in UTF-8, with their weights where there are any; the line number does not count.
+
+    Where tools are in play, the whole row as a file has it.
+    """
     turns = [
         [message.role, message.content] + ([] if message.weight is None else [message.weight])
         for message in example.messages
     ]
-    return json.dumps(turns, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    told = example.to_json() if example.tools else turns
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def content_hash(example: Conversation) -> str:

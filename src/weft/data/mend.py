@@ -40,7 +40,7 @@ def mend(dataset: Dataset) -> Mended:
     unified = _unified(trimmed)
     if number := sum(new.answer != old.answer for new, old in zip(unified, trimmed, strict=True)):
         changes.append(f"{count(number, 'label')} given the usual spelling")
-    distinct = tuple({example.messages: example for example in reversed(unified)}.values())[::-1]
+    distinct = tuple({example.identity: example for example in reversed(unified)}.values())[::-1]
     if number := len(unified) - len(distinct):
         changes.append(f"{count(number, 'row')} left out that repeated another")
     return Mended(distinct, tuple(changes))
@@ -62,8 +62,7 @@ def write_jsonl(path: Path, examples: Iterable[Conversation]) -> None:
     try:
         with explained(path), file:
             for example in examples:
-                row = {"messages": [message.to_json() for message in example.messages]}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(example.to_json(), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -73,7 +72,7 @@ def write_jsonl(path: Path, examples: Iterable[Conversation]) -> None:
 
 def _trimmed(example: Conversation) -> Conversation:
     messages = tuple(replace(message, content=message.content.strip()) for message in example.messages)
-    return Conversation(messages, example.line)
+    return replace(example, messages=messages)
 
 
 def _unified(examples: list[Conversation]) -> list[Conversation]:
@@ -86,7 +85,7 @@ def _unified(examples: list[Conversation]) -> list[Conversation]:
         if len(own[main]) >= CLEAR_SHARE * sum(map(len, own.values())):
             usual.update(dict.fromkeys(own, main))
     return [
-        Conversation((*example.prompt, replace(last, content=usual.get(last.content, last.content))), example.line)
+        replace(example, messages=(*example.prompt, replace(last, content=usual.get(last.content, last.content))))
         for example in examples
         for last in example.messages[-1:]
     ]

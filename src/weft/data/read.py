@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from weft.data.formats import layouts, objects, sniff, table
+from weft.data.formats.flaws import RowFlaw
 from weft.data.formats.lines import Lines
 from weft.errors import DataError, UsageError
 from weft.records import Conversation, Dataset, Finding, Message
@@ -162,17 +163,17 @@ def _collect(
             continue
         keys = keys or tuple(row.value)
         try:
-            messages, layout = _understood(row.value, columns)
-        except layouts.RowFlaw as flaw:
+            example, layout = _understood(row.value, columns)
+        except RowFlaw as flaw:
             findings.append(objects.left_out(flaw.rule, row.line, flaw.message, flaw.cure))
             continue
-        whole, messages = messages, layouts.until_learned(messages)
-        if len(messages) < len(whole):
+        messages = layouts.until_learned(example.messages)
+        if len(messages) < len(example.messages):
             cut.append(row.line)
         if system is not None and messages[0].role != "system":
             messages = (Message("system", system), *messages)
         seen[layout] += 1
-        examples.append(Conversation(messages, row.line))
+        examples.append(replace(example, messages=messages, line=row.line))
         if len(examples) == most:
             break
     bad = len(findings)
@@ -195,10 +196,11 @@ def _behind_the_last(lines: list[int]) -> Finding:
     return Finding("weight-end", 0, "note", message)
 
 
-def _understood(row: Mapping[str, Any], columns: _Columns | None) -> tuple[tuple[Message, ...], str]:
+def _understood(row: Mapping[str, Any], columns: _Columns | None) -> tuple[Conversation, str]:
     if columns is None:
         return layouts.by_layout(row)
-    return layouts.by_columns(row, columns.input, columns.output), f"{columns.input} -> {columns.output}"
+    named = layouts.by_columns(row, columns.input, columns.output)
+    return Conversation(named), f"{columns.input} -> {columns.output}"
 
 
 def _refuse_layout(path: Path, keys: tuple[str, ...], columns: _Columns | None) -> None:

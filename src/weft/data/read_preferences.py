@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weft.data.formats import objects, preferences, sniff
-from weft.data.formats.layouts import RowFlaw
+from weft.data.formats.flaws import RowFlaw
 from weft.errors import DataError
 from weft.records import Finding, Message, Preference, PreferenceSet
 

@@ -137,4 +137,4 @@ def _rows(examples: Sequence[Conversation], clusters: Sequence[_Cluster]) -> tup
 
 def _once(examples: Sequence[Conversation]) -> tuple[Conversation, ...]:
     """The first of each group of equal conversations; the line does not count."""
-    return tuple({example.messages: example for example in reversed(examples)}.values())[::-1]
+    return tuple({example.identity: example for example in reversed(examples)}.values())[::-1]

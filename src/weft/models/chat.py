@@ -23,7 +23,7 @@ from weft.models.disguise import Disguise
 from weft.models.encode import Cut, Encoder
 from weft.models.frame import Frame, Frames, Given, Place, roles_of
 from weft.models.template import Template
-from weft.models.turns import Said, Tool
+from weft.models.tool_form import Tool
 from weft.records import Message, Tokens
 
 PLAIN = Path(__file__).with_name("plain.jinja")
@@ -105,7 +105,7 @@ class Chat:
         ends = [texts[id_] for id_ in self.end_ids if id_ in texts]
         return tool_form.find(self._template.render, self.opening, ends)
 
-    def prompt(self, messages: Sequence[Said], tools: Sequence[Tool] = ()) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """The ids to feed before generating the reply, which may call `tools`.
 
         Raises ModelError where the template refuses the messages, or knows no tools and there are some.
@@ -125,26 +125,30 @@ class Chat:
     def example(
         self,
         messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
         *,
         learn: Literal["last", "all"] | Collection[int] = "last",
         cut: Cut | None = None,
     ) -> Tokens:
         """A conversation that ends in its ideal answer, as ids with what is learned: the answer and its end token.
 
-        `all` learns every assistant turn, each after exactly its own prompt; places in `messages` choose among them.
-        `cut` takes the user's words apart, all else is as it is served.
-        Raises ModelError where the template renders earlier turns otherwise than last ones, UsageError where the last
-        message is not the assistant's.
+        An answer is its text and its calls of `tools`, in the template's words. `all` learns every assistant turn, each
+        after exactly its own prompt; places in `messages` choose among them. `cut` takes the user's words apart, all
+        else is as it is served.
+        Raises ModelError where the template renders earlier turns otherwise than last ones, or knows no tools and there
+        are some; UsageError where the last message is not the assistant's.
         """
         if not messages or messages[-1].role != "assistant":
             found = f"ends in a {messages[-1].role!r} message" if messages else "is empty"
             raise UsageError(f"the conversation {found}; an example must end in the assistant's answer.")
-        self._frames.require_unread(messages)
-        *context, _ = messages
-        frame = self._frames.of(roles_of(context))
+        given = self._given(messages, tools)
+        self._frames.require_unread(messages, given)
+        *context, answer = messages
+        frame = self._frames.of(roles_of(context), given)
         turns = frozenset(place for place, message in enumerate(messages) if message.role == "assistant")
         wanted = turns & set(learn) if not isinstance(learn, str) else turns if learn == "all" else {len(context)}
-        self._require_learnable(frame, context, wanted)
+        if not given:
+            self._require_learnable(frame, context, wanted)
         ids: list[int] = []
         learn_flags: list[bool] = []
 
@@ -155,15 +159,22 @@ class Chat:
         closes = False
         for part in frame.before:
             if isinstance(part, Place):
-                closes = part.slot.message in wanted
+                closes = part.slot.message in wanted and not given
                 said_by_user = messages[part.slot.message].role == "user"
                 add(self._words(part, messages, cut if said_by_user else None), closes)
             else:
                 head = 1 if closes else 0
                 add(part[:head], True)
                 add(part[head:], False)
-        add(self._words(frame.answer, messages), len(context) in wanted)
+        if answer.content or not answer.calls:
+            add(self._words(frame.answer, messages), len(context) in wanted)
+        add(frame.calls, len(context) in wanted)
         add([self._end(frame)], len(context) in wanted)
+        # Calls are scaffold too, so which of it is learned shows where each earlier answer is the last one.
+        for turn in sorted(wanted - {len(context)}) if given else ():
+            alone = self.example(messages[: turn + 1], tools, cut=cut)
+            self._require_same(ids, alone, turn)
+            learn_flags[: len(alone.ids)] = [a or b for a, b in zip(learn_flags, alone.learn, strict=False)]
         return Tokens(tuple(ids), tuple(learn_flags))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -182,12 +193,10 @@ class Chat:
             parts.append(before * starts + self._encoder.token(id_) + after * ends)
         return "".join(parts)
 
-    def _given(self, messages: Sequence[Said], tools: Sequence[Tool]) -> Given:
+    def _given(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Given:
         """Tools, calls and their answers as the template may see them."""
         extras: dict[str, Any] = {}
         for place, message in enumerate(messages):
-            if isinstance(message, Message):
-                continue
             if message.calls:
                 extras[str(place)] = {"tool_calls": [self.tool_form.shown(call) for call in message.calls]}
             if message.answers is not None:
@@ -195,8 +204,10 @@ class Chat:
         if not extras and not tools:
             return Given()
         _ = self.tool_form  # refuses where the template knows no tools
-        (shown_tools, shown), letters = self._disguise.hide([list(tools), list(extras.values())])
-        return Given(shown_tools, dict(zip(map(int, extras), shown, strict=True)), letters)
+        told = [tool_form.shown(tool) for tool in tools]
+        (shown_tools, shown), letters = self._disguise.hide([told, list(extras.values())])
+        silent = any(message.calls and not message.content for message in messages[-1:])
+        return Given(shown_tools, dict(zip(map(int, extras), shown, strict=True)), letters, silent)
 
     @cached_property
     def _disguise(self) -> Disguise:
@@ -221,26 +232,34 @@ class Chat:
         for turn in sorted(turn for turn in wanted if turn < len(context)):
             alone = self._frames.of(roles_of(context[:turn])) if turn else None
             place = next(n for n, p in enumerate(frame.before) if isinstance(p, Place) and p.slot.message == turn)
-            if alone is None or frame.before[:place] != alone.before or frame.before[place] != alone.answer:
-                problem = "after another prompt than it is served with"
-            elif frame.ends[turn] not in self.end_ids:
-                problem = "without a token that ends it"
-            else:
-                continue
-            raise ModelError(
-                f"the chat template renders the earlier answer in message {turn + 1} {problem}, so it cannot be "
-                "learned here. Learn the last answer only, or give each answer as an example of its own."
-            )
+            same = alone is not None and frame.before[:place] == alone.before and frame.before[place] == alone.answer
+            _require_as_served(turn, same=same, ends=frame.ends[turn] in self.end_ids)
 
-    def _fill(self, frame: Frame, messages: Sequence[Said]) -> list[int]:
+    def _require_same(self, ids: Sequence[int], alone: Tokens, turn: int) -> None:
+        """The same of an answer among tools, `alone` as the last one."""
+        *before, _ = alone.ids
+        same = list(ids[: len(before)]) == before
+        _require_as_served(turn, same=same, ends=same and ids[len(before)] in self.end_ids)
+
+    def _fill(self, frame: Frame, messages: Sequence[Message]) -> list[int]:
         ids: list[int] = []
         for part in frame.before:
             ids.extend(self._words(part, messages) if isinstance(part, Place) else part)
         return ids
 
-    def _words(self, place: Place, messages: Sequence[Said], cut: Cut | None = None) -> list[int]:
+    def _words(self, place: Place, messages: Sequence[Message], cut: Cut | None = None) -> list[int]:
         content = place.slot.clean(messages[place.slot.message].content)
-        return self._encoder.text(place.lead + content, continued=place.continued, cut=cut)
+        return self._encoder.text(place.lead + content + place.tail, continued=place.continued, cut=cut)
+
+
+def _require_as_served(turn: int, *, same: bool, ends: bool) -> None:
+    """Raise ModelError where the answer in message `turn` is not the `same` as a last one, or no token `ends` it."""
+    if not (same and ends):
+        problem = "without a token that ends it" if same else "after another prompt than it is served with"
+        raise ModelError(
+            f"the chat template renders the earlier answer in message {turn + 1} {problem}, so it cannot be "
+            "learned here. Learn the last answer only, or give each answer as an example of its own."
+        )
 
 
 def _choose(tokenizer: Any, template: str | None) -> tuple[str, str]:

@@ -10,7 +10,7 @@ through the template; they are `chat.py`'s business.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from weft.errors import ModelError, UsageError
 from weft.models.disguise import pieces
 from weft.models.encode import Encoder
 from weft.models.template import Layout, Slot, Template, quoted
-from weft.models.turns import Said
+from weft.records import Message
 
 KEPT = 512
 """Frames kept. A server sees conversations of any shape, and must not remember each for ever."""
@@ -28,11 +28,15 @@ Roles = tuple[tuple[str, bool], ...]
 
 @dataclass(frozen=True)
 class Place:
-    """A message's text: after `lead`, which belongs to its first word; `continued`: text stands before it."""
+    """A message's text: after `lead`, which belongs to its first word; `continued`: text stands before it.
+
+    `tail` belongs to its last word, as a tokenizer sees it: among tools, the line break behind a result.
+    """
 
     slot: Slot
     lead: str
     continued: bool
+    tail: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Frame:
     """Per message of the assistant: the control token that the template puts directly after it."""
     opening: str
     """What stands before the answer beyond the generation prompt."""
+    calls: tuple[int, ...] = ()
+    """Of an answer that calls tools: the template's words for its calls, behind its text."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,21 @@ class Given:
 
     tools: Sequence[Any] = ()
     extras: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By a message's place; an answer that calls tools has one too."""
     letters: Mapping[str, str] = field(default_factory=dict)
     """What was hidden: private letter → text."""
+    silent: bool = False
+    """Whether the answer calls tools without a word."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tools or self.extras)
 
 
-def roles_of(messages: Sequence[Said]) -> Roles:
+def roles_of(messages: Sequence[Message]) -> Roles:
     """Roles, and which contents a template would take for missing. An empty answer still has a place, unless it calls
     tools."""
     return tuple(
-        (message.role, not message.content and (message.role != "assistant" or bool(getattr(message, "calls", ()))))
+        (message.role, not message.content and (message.role != "assistant" or bool(message.calls)))
         for message in messages
     )
 
@@ -81,7 +93,7 @@ class Frames:
         """
         if not roles:
             raise UsageError("there are no messages to answer; give at least one user message.")
-        if given.tools or given.extras:
+        if given:
             return self._made(roles, given)
         frame = self._known.get(roles)
         if frame is None:
@@ -90,7 +102,7 @@ class Frames:
                 self._known.pop(oldest, None)
         return frame
 
-    def require_unread(self, messages: Sequence[Said], given: Given = Given()) -> None:
+    def require_unread(self, messages: Sequence[Message], given: Given = Given()) -> None:
         """Refuse instructions and answers that the template itself would rewrite; a user's text is always just text.
 
         Raises ModelError with the message and what the template looks for in it.
@@ -120,7 +132,8 @@ class Frames:
 
     def _made(self, shape: Roles, given: Given) -> Frame:
         roles, empty = [role for role, _ in shape], [none for _, none in shape]
-        layout = partial(self._template.layout, extras=given.extras, tools=given.tools)
+        context = replace(given, extras={n: extra for n, extra in given.extras.items() if n < len(roles)})
+        layout = partial(self._template.layout, extras=context.extras, tools=given.tools)
         whole = layout([*roles, "assistant"], [*empty, False])
         served = layout(roles, empty, answering=True)
         answer = len(whole.slots) - 1
@@ -143,27 +156,37 @@ class Frames:
             raise ModelError("the chat template has {% generation %} marks, but the answer lies outside of them.")
         gap = opened[len(prompt) :]
         lead = gap[len(gap.rstrip(" ")) :]
-        return self._encoded(whole, answer, lead, roles, gap.removesuffix(lead), given.letters)
+        frame = self._encoded(whole, answer, lead, roles, gap.removesuffix(lead), context)
+        if len(roles) not in given.extras:
+            return frame
+        calling = layout([*roles, "assistant"], [*empty, given.silent], extras=given.extras)
+        words = _calls(whole, calling, opened.removesuffix(lead), silent=given.silent)
+        tail = "" if given.silent else _blank(words)
+        ids, _ = self._scaffold(words.removeprefix(tail), frame.answer.continued or not given.silent, given.letters)
+        return replace(frame, answer=replace(frame.answer, tail=tail), calls=tuple(ids))
 
     def _encoded(
-        self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str, letters: Mapping[str, str]
+        self, layout: Layout, answer: int, lead: str, roles: Sequence[str], opening: str, given: Given
     ) -> Frame:
         before: list[tuple[int, ...] | Place] = []
         ends: dict[int, int | None] = {}
-        continued = False
+        continued, tail = False, ""
         for number, slot in enumerate(layout.slots):
-            piece = layout.scaffold[number]
+            piece = layout.scaffold[number].removeprefix(tail)
             # A space before a text belongs to the text's first word in every tokenizer's eyes. The answer's is only
             # given away where the generation prompt does not claim it; earlier answers follow the last one.
             is_answer = slot.message == len(roles) or roles[slot.message] == "assistant"
             space = lead if is_answer else " " * (len(piece) - len(piece.rstrip(" ")))
             space = space if piece.endswith(space) else ""
-            ids, continued = self._scaffold(piece.removesuffix(space), continued, letters)
+            ids, continued = self._scaffold(piece.removesuffix(space), continued, given.letters)
             if ids:
                 before.append(tuple(ids))
-            place = Place(slot, space, continued)
+            # An answer in words alone ends with its last word: nothing stood behind that when it was given.
+            joined = given and (not is_answer or "tool_calls" in given.extras.get(slot.message, {}))
+            tail = _blank(layout.scaffold[number + 1]) if joined else ""
+            place = Place(slot, space, continued, tail)
             continued = True
-            after, _ = self._scaffold(layout.scaffold[number + 1], True, letters)
+            after, _ = self._scaffold(layout.scaffold[number + 1], True, given.letters)
             ends[slot.message] = after[0] if is_answer and after and after[0] in self._encoder.control else None
             if number == answer:
                 return Frame(tuple(before), place, ends, opening)
@@ -180,3 +203,27 @@ class Frames:
                 new, continued = self._encoder.scaffold(piece, continued=continued)
             ids += new
         return ids, continued
+
+
+def _blank(text: str) -> str:
+    """The whitespace that a text begins with."""
+    return text[: len(text) - len(text.lstrip())]
+
+
+def _calls(whole: Layout, calling: Layout, opened: str, *, silent: bool) -> str:
+    """The words for the calls of an answer: all that `calling`, the layout with them, has more than `whole`.
+
+    `opened`: what stands directly before the answer; `silent`: whether it has no text beside its calls. Raises
+    ModelError where anything else is different: the model would not be served what it has learned.
+    """
+    answer = len(whole.slots) - 1
+    at = answer if silent else answer + 1
+    before, after = opened if silent else "", whole.scaffold[-1]
+    words = calling.scaffold[-1]
+    same = whole.slots[:at] == calling.slots and whole.scaffold[:at] == calling.scaffold[:-1]
+    if not (same and len(words) > len(before + after) and words.startswith(before) and words.endswith(after)):
+        raise ModelError(
+            "the chat template renders an answer that calls tools otherwise than one in words, not only where the "
+            "calls stand; what would be trained is not what would be served."
+        )
+    return words.removeprefix(before).removesuffix(after)

@@ -83,7 +83,8 @@ class Template:
             raise ModelError(f"the chat template is {len(source):,} characters long, longer than {MAX_SOURCE:,}.")
         self.source = source
         digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-        self._mark, self._open, self._close = (f"{word}{digest}" for word in ("text", "opens", "closes"))
+        # Between signs that hardly a word ends or begins with: where one does, disguise.py takes it apart.
+        self._mark, self._open, self._close = (f"~{word}{digest}~" for word in ("text", "opens", "closes"))
         moment = datetime.datetime.combine(date, datetime.time(12))
         self.marks = (self._mark, self._open, self._close)
         self._given = {

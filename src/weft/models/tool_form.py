@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from weft.errors import ModelError
-from weft.models.turns import Call, Tool
+from weft.records import Call
 
+Tool = Mapping[str, Any]
+"""A tool as a JSON object: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 _NAME, _KEY, _VALUE = "weft_probe_tool", "weft_probe_key", "weft_probe_value"
 _TOOL: Tool = {
     "type": "function",
@@ -58,6 +60,23 @@ class ToolForm:
         """An earlier call as the template expects it."""
         arguments = call.arguments if self.as_text else json.loads(call.arguments)
         return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def shown(tool: Tool) -> Tool:
+    """A tool as every template is shown it: with all three of its parts, in one order, and nothing else.
+
+    What a prompt says of a tool must not hang on who wrote it down: a row to learn from, or a request.
+    """
+    function = tool["function"]
+    parameters = function.get("parameters")
+    return {
+        "type": "function",
+        "function": {
+            "name": function["name"],
+            "description": function.get("description") or "",
+            "parameters": {"type": "object", "properties": {}} if parameters is None else parameters,
+        },
+    }
 
 
 def find(render: Render, opening: str, ends: Collection[str]) -> ToolForm:

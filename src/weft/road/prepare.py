@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.data.check import check
+from weft.data.check.place import NO_PLACE
 from weft.data.read import read
 from weft.data.split import split
-from weft.errors import DataError
+from weft.errors import DataError, ModelError, UsageError
 from weft.graders.shape import are_labels
 from weft.models.chat import Chat
 from weft.progress import Progress
 from weft.records import Conversation, Dataset, Finding, Split
 from weft.road.settings import DataConfig
 from weft.tasks import Task, infer
+from weft.train.too_long import in_words
 
 MOST_TOLD = 8
 FEWEST = 10
@@ -40,18 +42,26 @@ class Prepared:
         }
 
 
-def prepare(data: Path, config: DataConfig, chat: Chat, context: int, progress: Progress) -> Prepared:
-    """Read, check, split, infer the task.
+def prepare(
+    data: Path, config: DataConfig, chat: Chat, context: int, progress: Progress, *, compared: bool = True
+) -> Prepared:
+    """Read, check, split, infer the task. `compared`: whether arms are to answer the examples and be graded.
 
-    Raises DataError, naming what is wrong, where fewer than FEWEST usable examples remain.
+    Raises DataError, naming what is wrong, where fewer than FEWEST usable examples remain; UsageError where answers
+    cannot be compared; ModelError where the base cannot be shown an example.
     """
     progress.start("read and check")
     dataset = read(data, input=config.input, output=config.output, system=config.system)
+    if compared:
+        _require_texts(dataset)
     findings = check(
         dataset,
-        count_tokens=lambda example: len(chat.example(example.messages).ids),
+        count_tokens=lambda example: len(chat.example(example.messages, example.offered).ids),
         context_tokens=context,
     )
+    if refused := [finding for finding in findings if finding.rule == NO_PLACE]:
+        told = "\n".join(f"  {finding.message}." for finding in refused)
+        raise ModelError(f"{data}: the base {config.base} cannot learn this file:\n{told}\n{refused[0].cure}")
     examples = [example for example in dataset.examples if example.answer.strip() and example.question.strip()]
     if len(examples) < FEWEST:
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -73,6 +83,16 @@ def prepare(data: Path, config: DataConfig, chat: Chat, context: int, progress: 
         place = f"line {finding.line}: " if finding.line else ""
         progress.say(f"    {finding.severity}: {place}{finding.message}")
     return Prepared(dataset, findings, parts, task)
+
+
+def _require_texts(dataset: Dataset) -> None:
+    """Raises UsageError where answers may be calls of tools: the arms answer in words, and graders read words."""
+    if lines := [example.line for example in dataset.examples if example.tools]:
+        raise UsageError(
+            f"{dataset.path}: {len(lines)} of its {dataset.rows} rows have tools ({in_words(lines)}), and `weft run` "
+            f"and `weft eval` do not compare calls of tools yet. Learn them uncompared (weft train {dataset.path}, "
+            "or a job of weft serve, whose model answers with calls), or leave these rows out."
+        )
 
 
 def _most_serious(findings: tuple[Finding, ...]) -> list[Finding]:

@@ -48,6 +48,8 @@ def find(base: Base, prepared: Prepared, progress: Progress) -> Form | None:
     shape = prepared.task.shape
     if not isinstance(shape, ObjectShape):
         return None
+    if any(example.tools for example in prepared.split.train):
+        return _not_held("some examples have tools, and a call has another form", progress)
     if not shape.ordered:
         return _not_held("the keys of the training answers come in no fixed order", progress)
     answers = list(_answers(base, prepared.split.train, shape))

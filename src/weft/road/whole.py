@@ -78,13 +78,15 @@ def run(
 def train_only(
     data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
 ) -> tuple[Run, dict[str, Any]]:
-    """`weft train`: data, then training by the method that is asked for; `weft eval` measures what `sft` made."""
+    """`weft train`: data, then training by the method that is asked for. `weft eval` measures what `sft` made of rows
+    without tools; `rows_with_tools` in the record."""
     others = {"dpo": train_on_pairs, "pretrain": train_on_documents}
     if (other := others.get(method_of(data, file, flags))) is not None:
         return other(data, out, file, flags, progress, resume=resume)
-    begun = begin(data, out, file, flags, progress, resume=resume)
+    begun = begin(data, out, file, flags, progress, resume=resume, compared=False)
     with begun.run.locked():
-        return begun.run, _tune(begun, progress)
+        record = _tune(begun, progress)
+    return begun.run, record | {"rows_with_tools": sum(bool(e.tools) for e in begun.prepared.dataset.examples)}
 
 
 def _tune(begun: Begun, progress: Progress) -> dict[str, Any]:
@@ -110,11 +112,19 @@ def _finished(
 
 
 def begin(
-    data: str, out: str | None, file: str | None, flags: Mapping[str, Any], progress: Progress, *, resume: bool = False
+    data: str,
+    out: str | None,
+    file: str | None,
+    flags: Mapping[str, Any],
+    progress: Progress,
+    *,
+    resume: bool = False,
+    compared: bool = True,
 ) -> Begun:
     """Resolve the settings, look at base and data, and open or continue the run that they name.
 
-    Raises UsageError, SettingsError, DataError, ModelError or ResourceError before anything is written.
+    `compared`: whether arms are to be measured on the data. Raises UsageError, SettingsError, DataError, ModelError or
+    ResourceError before anything is written.
     """
     wanted = examples_asked(data, out, file, flags, resume=resume)
     route = precision.settle()
@@ -123,7 +133,7 @@ def begin(
     progress.start("load the base")
     base = load_base(wanted)
     progress.finish(f"{base.name}: {base.parameters:,} parameters, context {base.context:,}, {route}")
-    prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress)
+    prepared = prepare(Path(wanted.data), config, base.chat, base.context, progress, compared=compared)
     settled = settled_without_arms(prepared.task, prepared.findings, sizes=prepared.sizes)
     form = structured.find(base, prepared, progress) if config.structured_outputs else None
     if settled is None:

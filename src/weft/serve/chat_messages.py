@@ -10,8 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from weft.models.turns import Call, Said, Turn
-from weft.records import Message
+from weft.records import Call, Message
 from weft.serve.errors import invalid
 from weft.serve.wire.chat import ChatMessage, ToolCall
 
@@ -19,16 +18,16 @@ MOST_DEPTH = 64
 """Nesting of schemas and arguments."""
 
 
-def turns(messages: Sequence[ChatMessage]) -> list[Said]:
+def turns(messages: Sequence[ChatMessage]) -> list[Message]:
     """The conversation as the chat template's owner takes it. Raises ApiError 400."""
     calls: dict[str, Call] = {}
-    said: list[Said] = []
+    said: list[Message] = []
     for place, message in enumerate(messages):
         said.append(_turn(message, f"messages[{place}]", calls))
     return said
 
 
-def _turn(message: ChatMessage, where: str, calls: dict[str, Call]) -> Said:
+def _turn(message: ChatMessage, where: str, calls: dict[str, Call]) -> Message:
     if message.function_call is not None or message.role == "function":
         raise invalid(
             f"{where} uses the older form of function calls, which is not read here. "
@@ -47,11 +46,11 @@ def _turn(message: ChatMessage, where: str, calls: dict[str, Call]) -> Said:
                     f"'tool_calls'; {message.tool_call_id!r} is the id of none.",
                     f"{where}.tool_call_id",
                 )
-            return Turn("tool", content, answers=call)
+            return Message("tool", content, answers=call)
         case "assistant" if message.tool_calls:
             made = tuple(_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls))
             calls.update({call.id: call for call in made})
-            return Turn("assistant", content, made)
+            return Message("assistant", content, calls=made)
         case "user" | "assistant":
             return Message(message.role, content)
         case _:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from weft.generate.requests import Generation, Step
-from weft.models.turns import Call
+from weft.records import Call
 from weft.serve.answering import Speaker
 from weft.serve.replies import EngineFailed, Piece, Replies, Speech, Token, failure
 from weft.serve.server import Server

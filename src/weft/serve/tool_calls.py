@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from weft.models.turns import Call
+from weft.records import Call
 from weft.serve.tools import Toolset
 
 _LETTERS = string.ascii_letters + string.digits

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.errors import ModelError
+from weft.models import tool_form
 from weft.models.chat import Chat
+from weft.models.tool_form import Tool as ShownTool
 from weft.models.tool_form import ToolForm
-from weft.models.turns import Tool as ShownTool
 from weft.serve.chat_messages import MOST_DEPTH, too_deep
 from weft.serve.errors import invalid
 from weft.serve.wire.chat import ChatRequest, Tool
@@ -81,16 +82,14 @@ def toolset(body: ChatRequest, chat: Chat) -> Toolset | None:
 def _shown(tool: Tool, where: str) -> ShownTool:
     if tool.type != "function" or tool.function is None:
         raise invalid(f"{where} is of type {tool.type[:40]!r}; functions are the only tools here.", where)
-    function = tool.function
-    parameters = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
-    shown = {"name": function.name, "description": function.description or "", "parameters": parameters}
-    if too_deep(parameters):
+    shown = tool_form.shown({"function": dict(tool.function)})
+    if too_deep(tool.function.parameters):
         raise invalid(f"{where} is nested deeper than {MOST_DEPTH} levels.", f"{where}.function.parameters")
     try:
         json.dumps(shown, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise invalid(f"{where} is not valid Unicode.", where) from None
-    return {"type": "function", "function": shown}
+    return shown
 
 
 def _choice(choice: str | Mapping[str, Any] | None, names: Collection[str]) -> tuple[str, Collection[str]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from weft.data.check import check, overlap
 from weft.data.check.amount import ADVISED, LEAST
 from weft.data.formats import sniff, strict_json
+from weft.data.formats.layouts import NO_LAYOUT_CURE
 from weft.data.formats.preferences import NO_PAIR_CURE
 from weft.data.read import scan
 from weft.data.read_preferences import read_preferences
@@ -30,10 +31,12 @@ HEAD_BYTES = sniff.HEAD_BYTES
 _SHOWN = 5
 _INVALID_FILE = {"training_file": "invalid_training_file", "validation_file": "invalid_validation_file"}
 _TOO_FEW = "invalid_n_examples"
-_PAIRS_WANTED = (
-    "The method `dpo` needs rows of `input`, `preferred_output` and `non_preferred_output`; single answers are learned "
-    "by the method `supervised`."
-)
+_CURES = {
+    NO_PAIR_CURE: "The method `dpo` needs rows of `input`, `preferred_output` and `non_preferred_output`; single "
+    "answers are learned by the method `supervised`.",
+    NO_LAYOUT_CURE: "Write each row as an object with chat `messages`.",
+}
+"""For what the command line would do here, what the API would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ def examine(
 ) -> Examination:
     """Everything that is wrong with a file for `method`. `param` is the field of the job that named it.
 
-    With the base's chat and its `context` in tokens, examples that are too long are found too. Never raises for what a
-    file holds.
+    With the base's chat, examples that its template has no place for are found too, and with its `context` in tokens
+    those that are too long. Never raises for what a file holds.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -118,7 +121,7 @@ def examine(
         found = _pairs(path, param) if method == "dpo" else _conversations(path, param, base_chat, context)
     except (DataError, UsageError) as error:
         # Readers name the path, which is the store's, not the owner's.
-        said = str(error).replace(f"{path}: ", "").replace(str(path), "the file").replace(NO_PAIR_CURE, _PAIRS_WANTED)
+        said = _worded(str(error).replace(f"{path}: ", "").replace(str(path), "the file"))
         return Examination((Problem(_INVALID_FILE[param], param, said[:1].upper() + said[1:]),), ())
     return found if param == "training_file" else _without_amount(found)
 
@@ -143,10 +146,9 @@ def _conversations(path: Path, param: Param, base_chat: Chat | None, context: in
         return Examination((Problem(_INVALID_FILE[param], param, message),), ())
 
     def tokens(example: Conversation) -> int:
-        return len(base_chat.example(example.messages).ids) if base_chat is not None else 0
+        return len(base_chat.example(example.messages, example.offered).ids) if base_chat is not None else 0
 
-    measured = base_chat is not None and context is not None
-    findings = check(dataset, count_tokens=tokens if measured else None, context_tokens=context if measured else None)
+    findings = check(dataset, count_tokens=tokens if base_chat is not None else None, context_tokens=context)
     return _judged(findings, dataset, param)
 
 
@@ -186,8 +188,14 @@ def _named(errors: Sequence[Finding], rows: int) -> str:
     shown = "; ".join(f"[{error.rule}] {_place(error)}{error.message}" for error in errors[:_SHOWN])
     more = f"; and {len(errors) - _SHOWN:,} more" if len(errors) > _SHOWN else ""
     head = f"The file has {len(errors):,} error{'' if len(errors) == 1 else 's'} in {rows:,} rows: "
-    cure = next((error.cure for error in errors if error.cure), "").replace(NO_PAIR_CURE, _PAIRS_WANTED)
-    return f"{head}{shown}{more}. {cure}".rstrip()
+    cure = next((error.cure for error in errors if error.cure), "")
+    return _worded(f"{head}{shown}{more}. {cure}".rstrip())
+
+
+def _worded(text: str) -> str:
+    for cure, ours in _CURES.items():
+        text = text.replace(cure, ours)
+    return text
 
 
 def _place(finding: Finding) -> str:

@@ -18,6 +18,7 @@ from weft.records import Conversation
 from weft.tasks import Task
 from weft.train.answering import only_answering
 from weft.train.sft_config import SftConfig
+from weft.train.too_long import in_words
 
 ROOM = 1.1
 """Answers may be this much longer than the longest training answer before they are cut."""
@@ -47,6 +48,11 @@ class Judge:
             raise UsageError(
                 f"--stop-on {config.stop_on}: no score of these answers, which are judged by {', '.join(known)}. "
                 "Choose one of them, or loss."
+            )
+        if lines := [example.line for example in (*train, *validation) if example.tools]:
+            raise UsageError(
+                f"--stop-on {config.stop_on}: {len(lines)} of the examples have tools ({in_words(lines)}), and whether "
+                "a call is right is not judged yet. Choose loss, or leave these rows out."
             )
         longest = max(sum(base.chat.example(example.messages).learn) for example in train)
         limit = min(math.ceil(longest * ROOM) + 4, base.context // 2)

@@ -12,6 +12,7 @@ from functools import partial
 
 from weft.errors import TrainError
 from weft.models.bpe_dropout import BpeDropout
+from weft.models.encode import Cut
 from weft.models.load import Base
 from weft.records import Conversation, Tokens
 from weft.train import auto
@@ -37,7 +38,7 @@ class Rows:
         share = config.merges_left_out
         self._dropout = BpeDropout(base.chat.tokenizer.backend_tokenizer, share) if share else None
         self._most = min(int(config.max_tokens), base.context)
-        rendered = [base.chat.example(example.messages, learn=example.learned(config.learn)) for example in examples]
+        rendered = [self._shown(example) for example in examples]
         fits = [len(row.ids) <= self._most for row in rendered]
         self._examples = [example for example, fit in zip(examples, fits, strict=True) if fit]
         self.as_served = [row for row, fit in zip(rendered, fits, strict=True) if fit]
@@ -58,7 +59,9 @@ class Rows:
         whole = self.as_served[number]
         if self._dropout is None:
             return whole
-        example = self._examples[number]
-        cut = partial(self._dropout.cut, key=f"{self._config.seed} {epoch}")
-        row = self._base.chat.example(example.messages, learn=example.learned(self._config.learn), cut=cut)
+        row = self._shown(self._examples[number], partial(self._dropout.cut, key=f"{self._config.seed} {epoch}"))
         return row if len(row.ids) <= self._most else whole
+
+    def _shown(self, example: Conversation, cut: Cut | None = None) -> Tokens:
+        learn = example.learned(self._config.learn)
+        return self._base.chat.example(example.messages, example.offered, learn=learn, cut=cut)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.calling import BRIEF, call_row
 from tests.serve.work.conftest import WORDS, House, chat_rows
 from weft.errors import Unreachable
 from weft.models import memory
 from weft.serve.records import Job
 from weft.serve.work.workers import executed
+from weft.testing import save_base
 
 
 def test_a_job_walks_through_its_states_and_tells_of_it_in_the_services_words(house: House) -> None:
@@ -165,6 +167,25 @@ def test_a_file_that_cannot_be_learned_fails_the_job_before_it_is_queued(
     last = json.loads(capsys.readouterr().err.splitlines()[-1])  # what the operator reads
     assert (last["level"], last["message"], last["code"]) == ("warn", "failed", "invalid_n_examples")
     assert last["output"] == str(house.data / "work" / job.id / "attempt-1.log")
+
+
+def test_calls_of_tools_are_learned_by_a_base_that_knows_tools_and_by_no_other(house: House, tmp_path: Path) -> None:
+    rows = [call_row(row["messages"][0]["content"], row["messages"][1]["content"]) for row in chat_rows()]
+    house.open()
+    refused = house.ended(house.job(rows))
+    assert refused.error is not None and refused.error["code"] == "invalid_training_file"
+    assert "20 examples have no place in the base's chat template" in refused.error["message"]
+    assert "knows no tools" in refused.error["message"] and refused.crashes == 0
+    house.base = save_base(tmp_path / "calling", template=BRIEF)
+    house.supervisor.stop(5.0)
+    house.store.close()
+    job = house.open().job(rows, hyperparameters={"n_epochs": 1})
+    assert house.ended(job).status == "succeeded" and house.adapter(job)
+    broken = call_row("Where?", "there")
+    broken["messages"][1]["tool_calls"][0]["function"]["name"] = "sorted"
+    failed = house.ended(house.job([*rows, broken])).error
+    assert failed is not None and failed["code"] == "invalid_training_file"
+    assert "[tool-call] line 21 calls 'sorted' at messages[1].tool_calls[0]" in failed["message"]
 
 
 def test_settings_that_cannot_be_fail_the_job_with_the_setting_named(house: House) -> None:

@@ -12,6 +12,7 @@ from weft.data.check.amount import rare_labels, single_label, too_few, too_long
 from weft.data.check.context import CheckContext, TokenCount
 from weft.data.check.forms import broken_json, json_keys, label_spellings, mixed_forms
 from weft.data.check.overlap import held_out_too, overlap
+from weft.data.check.place import no_place
 from weft.data.check.repeats import conflicting_answers, exact_duplicates, identical_answers, near_duplicates
 from weft.data.check.texts import control_tokens, empty_answers, empty_questions, outer_whitespace, placeholder_answers
 from weft.records import Conversation, Dataset, Finding
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     label_spellings,
     single_label,
     rare_labels,
+    no_place,
     too_long,
     outer_whitespace,
     control_tokens,
@@ -53,8 +55,9 @@ def check(
 ) -> tuple[Finding, ...]:
     """What the reader found, then what each rule finds.
 
-    With `count_tokens` (tokens of one conversation as the model will see it) and `context_tokens` (the most that fit),
-    examples that are too long are found too. Rows that are `held_out` to validate on may be few, unless there are none.
+    With `count_tokens` (tokens of one conversation as the model will see it), examples that the base's template has no
+    place for are found too; with `context_tokens` (the most that fit) also those that are too long. Rows that are
+    `held_out` to validate on may be few, unless there are none.
     """
     context = CheckContext(dataset.examples, count_tokens, context_tokens)
     rules = [rule for rule in RULES if not (held_out and dataset.examples and rule in _OF_LEARNING)]

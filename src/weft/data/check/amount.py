@@ -71,9 +71,9 @@ def rare_labels(examples: Sequence[Conversation], context: CheckContext) -> Iter
 
 
 def too_long(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
-    if context.count_tokens is None or context.context_tokens is None:
+    if context.context_tokens is None:
         return
-    sizes = [(context.count_tokens(example), example) for example in examples]
+    sizes = [(size, example) for size, example in zip(context.sizes, examples, strict=False) if isinstance(size, int)]
     long = [example for size, example in sizes if size > context.context_tokens]
     if long:
         longest = max(size for size, _ in sizes)

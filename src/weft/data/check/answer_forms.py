@@ -36,10 +36,15 @@ class Form:
 
 
 def forms_of(examples: Sequence[Conversation], context: CheckContext) -> list[Form]:
-    """The forms that occur, the strictest first. Empty answers and broken JSON have none: other rules name them."""
+    """The forms that occur, the strictest first. Empty answers and broken JSON have none: other rules name them.
+
+    Nor has an answer that calls tools, which is no text.
+    """
     as_json: list[Conversation] = []
     rest: list[Conversation] = []
     for example, value in zip(examples, context.objects, strict=True):
+        if example.messages[-1].calls:
+            continue
         if value is not None:
             as_json.append(example)
         elif example.answer.strip() and not meant_as_json(example):

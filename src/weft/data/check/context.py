@@ -10,9 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from weft.data import near
+from weft.errors import ModelError, UsageError
 from weft.records import Conversation
 
 TokenCount = Callable[[Conversation], int]
+"""Tokens of an example as a base is shown it. Raises ModelError where its chat template has no place for it."""
 
 _SHOWN = 3
 _JOINT = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])|\s+")
@@ -60,6 +62,18 @@ class CheckContext:
             len(answer) <= LABEL_CHARACTERS and "\n" not in answer for own in self.spellings.values() for answer in own
         )
         return brief and few(len(self.spellings), len(self.examples)) and not self.mostly_json
+
+    @cached_property
+    def sizes(self) -> tuple[int | str, ...]:
+        """For each example its tokens, or why the base's chat template has no place for it. Empty without a base."""
+        return tuple(map(self._size, self.examples)) if self.count_tokens is not None else ()
+
+    def _size(self, example: Conversation) -> int | str:
+        assert self.count_tokens is not None
+        try:
+            return self.count_tokens(example)
+        except (ModelError, UsageError) as error:
+            return str(error)
 
     @cached_property
     def clusters(self) -> tuple[int, ...]:

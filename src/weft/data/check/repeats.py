@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from weft.data import near
 from weft.data.check.context import CheckContext, count, first_line, lines, percent, quoted, spelling
-from weft.records import Conversation, Finding
+from weft.records import Call, Conversation, Finding
 
 
 def identical_answers(examples: Sequence[Conversation], context: CheckContext) -> Iterator[Finding]:
@@ -29,9 +29,9 @@ def exact_duplicates(examples: Sequence[Conversation], context: CheckContext) ->
     seen: set[object] = set()
     repeated = []
     for example in examples:
-        if example.messages in seen:
+        if example.identity in seen:
             repeated.append(example)
-        seen.add(example.messages)
+        seen.add(example.identity)
     if repeated:
         yield Finding(
             "duplicate",
@@ -97,5 +97,5 @@ def conflicting_answers(examples: Sequence[Conversation], context: CheckContext)
 
 def _digest(example: Conversation) -> bytes:
     """Stands for the prompt whatever its spelling; a second copy of all texts would double the memory."""
-    said = [(message.role, spelling(message.content)) for message in example.prompt]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()
+    said = [(message.role, spelling(message.content), *map(Call.to_json, message.calls)) for message in example.prompt]
+    return hashlib.blake2b(json.dumps([said, example.tools]).encode(), digest_size=16).digest()

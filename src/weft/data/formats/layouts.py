@@ -2,7 +2,7 @@
 
 | layout                  | a row                                                                    |
 |-------------------------|--------------------------------------------------------------------------|
-| chat messages           | {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", …}]} |
+| chat messages           | {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", …}]}, `tools` |
 | ShareGPT conversations  | {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", …}]} |
 | prompt / response       | {"prompt": "Hi", "response": "Hello"}, also with `completion`            |
 | instruction / output    | {"instruction": "Translate", "input": "Hi", "output": "Salut"}           |
@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from weft.records import Message, Role
+from weft.data.formats import tools
+from weft.data.formats.flaws import RowFlaw, kind_of
+from weft.records import Conversation, Message, Role
 
 PAIRS = (
     ("prompt", "response"),
@@ -40,19 +42,8 @@ _ROLES: dict[str, Role] = {
     "gpt": "assistant",
     "model": "assistant",
 }
-_TOOL_ROLES = ("tool", "function", "function_call", "observation", "function_response")
+NO_LAYOUT_CURE = "Write chat `messages`, or name two fields with --input and --output."
 PREFERENCE_KEYS = ("chosen", "rejected", "preferred_output", "non_preferred_output")
-TOOL_KEYS = ("tool_calls", "function_call", "tools", "functions")
-
-
-class RowFlaw(ValueError):
-    """Why a row is no example: the `rule` it breaks, what was found, and the `cure`."""
-
-    def __init__(self, rule: str, message: str, cure: str) -> None:
-        super().__init__(message)
-        self.rule = rule
-        self.message = message
-        self.cure = cure
 
 
 def columns_of(keys: Mapping[str, Any] | tuple[str, ...]) -> tuple[str, str] | None:
@@ -83,8 +74,8 @@ def by_columns(row: Mapping[str, Any], input: str, output: str) -> tuple[Message
     return turns
 
 
-def by_layout(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
-    """The messages of a row in a known layout, and the layout's name."""
+def by_layout(row: Mapping[str, Any]) -> tuple[Conversation, str]:
+    """The conversation of a row in a known layout, and the layout's name."""
     if any(key in row for key in PREFERENCE_KEYS):
         raise RowFlaw(
             "preference",
@@ -92,17 +83,17 @@ def by_layout(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
             "Learn from it with `weft train DATA --method dpo`, or keep the better answer as the assistant's message.",
         )
     if "messages" in row:
-        return _chat(row, "messages", "role", "content"), "chat messages"
+        return _chat(row), "chat messages"
     if "conversations" in row:
-        return _chat(row, "conversations", "from", "value"), "ShareGPT conversations"
+        return Conversation(_sharegpt(row)), "ShareGPT conversations"
     pair = columns_of(row)
     if pair is None:
         raise RowFlaw(
             "layout",
             f"fits no known layout; it has {fields_of(row)}",
-            "Write chat `messages`, or name two fields with --input and --output.",
+            NO_LAYOUT_CURE,
         )
-    return by_columns(row, *pair), f"{pair[0]} / {pair[1]}"
+    return Conversation(by_columns(row, *pair)), f"{pair[0]} / {pair[1]}"
 
 
 def fields_of(row: Mapping[str, Any]) -> str:
@@ -122,15 +113,37 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _chat(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> tuple[Message, ...]:
-    for name in TOOL_KEYS:
+def _chat(row: Mapping[str, Any]) -> Conversation:
+    tools.refuse_older(row)
+    toolbox = tools.Toolbox(row.get("tools"))
+    parallel = row.get("parallel_tool_calls") if toolbox.text else None
+    if parallel is not None and not isinstance(parallel, bool):
+        found = f"has {kind_of(parallel)} under 'parallel_tool_calls'; expected true or false"
+        raise RowFlaw("tools", found, "Write one of the two, or leave it out.")
+    messages = [
+        _turn(turn, f"messages[{index}]", toolbox) for index, turn in enumerate(listed(row["messages"], "messages"))
+    ]
+    return Conversation(_example(row, messages), tools=toolbox.text, parallel_tool_calls=parallel)
+
+
+def _sharegpt(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    for name in tools.KEYS:
         if row.get(name):
-            raise tool_flaw(f"has {name!r}")
-    turns = row[key]
+            raise tools.refused(f"has {name!r}")
+    turns = listed(row["conversations"], "conversations")
+    return _example(row, [_weighed(turn, f"conversations[{n}]", "from", "value") for n, turn in enumerate(turns)])
+
+
+def listed(turns: Any, key: str) -> list[Any]:
+    """What stands under `key`, if it is a list of something."""
     if not isinstance(turns, list) or not turns:
-        found = "an empty list" if turns == [] else f"a {kind_of(turns)}"
+        found = "an empty list" if turns == [] else kind_of(turns)
         raise RowFlaw("messages", f"has {found} under {key!r}; expected a list of messages", "Add the messages.")
-    messages = [_weighed(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(turns)]
+    return turns
+
+
+def _example(row: Mapping[str, Any], messages: list[Message]) -> tuple[Message, ...]:
+    """The messages, after the row's `system`, if there is an answer in them to learn."""
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0].role != "system":
         messages.insert(0, Message("system", system))
@@ -160,6 +173,28 @@ def until_learned(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[: learned[-1] + 1])
 
 
+def _turn(turn: Any, where: str, toolbox: tools.Toolbox) -> Message:
+    """One turn of a chat row, which may call tools of the row or answer such a call."""
+    if not isinstance(turn, dict):
+        return as_message(turn, where, "role", "content")  # which refuses it
+    tools.refuse_older(turn, where)
+    if turn.get("role") == "tool":
+        answers = toolbox.answered(turn.get("tool_call_id"), where)
+        return Message("tool", _content(turn.get("content"), f"{where}.content"), answers=answers)
+    calls = toolbox.called(turn["tool_calls"], f"{where}.tool_calls") if turn.get("tool_calls") else ()
+    if not calls:
+        return _weighed(turn, where, "role", "content")
+    said = {key: value for key, value in turn.items() if key != "tool_calls"}
+    if said.get("content") is None:
+        said["content"] = ""
+    message = _weighed(said, where, "role", "content")
+    if message.role != "assistant":
+        raise RowFlaw(
+            "tool-call", f"has tool_calls at {where} ({message.role}); only the assistant calls tools", "Remove them."
+        )
+    return replace(message, calls=calls)
+
+
 def _weighed(turn: Any, where: str, role_key: str, text_key: str) -> Message:
     """One turn with its `weight`, which means something where conversations are learned and nowhere else."""
     message = as_message(turn, where, role_key, text_key)
@@ -171,14 +206,14 @@ def as_message(turn: Any, where: str, role_key: str, text_key: str) -> Message:
     """One turn of a list; `where` is its place in the row, for the RowFlaw that it may raise."""
     if not isinstance(turn, dict):
         raise RowFlaw(
-            "messages", f"has a {kind_of(turn)} at {where}; expected an object", f"Write {role_key} and {text_key}."
+            "messages", f"has {kind_of(turn)} at {where}; expected an object", f"Write {role_key} and {text_key}."
         )
-    for name in TOOL_KEYS:
+    for name in tools.KEYS:
         if turn.get(name):
-            raise tool_flaw(f"has {name!r} at {where}")
+            raise tools.refused(f"has {name!r} at {where}")
     name = turn.get(role_key)
-    if name in _TOOL_ROLES:
-        raise tool_flaw(f"has a message from {name!r} at {where}")
+    if name in tools.ROLES:
+        raise tools.refused(f"has a message from {name!r} at {where}")
     role = _ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         found = f"{name!r}" if role_key in turn else "nothing"
@@ -201,7 +236,7 @@ def _content(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise RowFlaw("content", f"has a {kind_of(value)} as {where}; expected a text", "Write the text as a string.")
+        raise RowFlaw("content", f"has {kind_of(value)} as {where}; expected a text", "Write the text as a string.")
     texts = []
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -214,16 +249,3 @@ def _content(value: Any, where: str) -> str:
             raise RowFlaw("content", message, 'Write {"type": "text", "text": "…"} or a plain string.')
         texts.append(part["text"])
     return "".join(texts)
-
-
-def tool_flaw(message: str) -> RowFlaw:
-    """The refusal of a row that calls tools."""
-    return RowFlaw(
-        "tools", f"{message}; calls of tools are not learned yet", "Remove such rows, or write the call as text."
-    )
-
-
-def kind_of(value: Any) -> str:
-    """What JSON calls a value, for a message."""
-    names = {type(None): "null", bool: "boolean", dict: "object", list: "list", str: "string"}
-    return names.get(type(value), "number")

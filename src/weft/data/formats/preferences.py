@@ -18,7 +18,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.data.formats.layouts import TOOL_KEYS, RowFlaw, as_message, fields_of, kind_of, tool_flaw
+from weft.data.formats import tools
+from weft.data.formats.flaws import RowFlaw, kind_of
+from weft.data.formats.layouts import as_message, fields_of, listed
 from weft.records import Message, Preference
 
 _OPENAI_KEYS = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
@@ -29,9 +31,9 @@ _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 def by_layout(row: Mapping[str, Any], line: int) -> tuple[Preference, str]:
     """The preference of a row in a known layout, and the layout's name."""
-    for name in TOOL_KEYS:
+    for name in tools.KEYS:
         if row.get(name):
-            raise tool_flaw(f"has {name!r}")
+            raise tools.refused(f"has {name!r}")
     for better, worse in _OPENAI_KEYS:
         if better in row or worse in row:
             return _openai(row, better, worse, line), f"input / {better}"
@@ -67,11 +69,11 @@ def _no_pair(row: Mapping[str, Any]) -> RowFlaw:
 def _openai(row: Mapping[str, Any], better: str, worse: str, line: int) -> Preference:
     given = row.get("input")
     if not isinstance(given, dict) or "messages" not in given:
-        found = f"a {kind_of(given)} under 'input'" if "input" in row else f"no 'input'; it has {fields_of(row)}"
+        found = f"{kind_of(given)} under 'input'" if "input" in row else f"no 'input'; it has {fields_of(row)}"
         raise RowFlaw("layout", f"has {found}; expected an object with `messages`", "Add the prompt's messages.")
-    for name in TOOL_KEYS:
+    for name in tools.KEYS:
         if given.get(name):
-            raise tool_flaw(f"has {name!r} in input")
+            raise tools.refused(f"has {name!r} in input")
     missing = [key for key in (better, worse) if key not in row]
     if missing:
         raise RowFlaw("layout", f"has no {missing[0]!r}; it has {fields_of(row)}", "Give both replies of every pair.")
@@ -88,10 +90,7 @@ def _said(value: Any, key: str, role: str) -> list[Message]:
 
 
 def _turns(value: Any, key: str, role_key: str, text_key: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else f"a {kind_of(value)}"
-        raise RowFlaw("messages", f"has {found} under {key!r}; expected a list of messages", "Add the messages.")
-    return [as_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(value)]
+    return [as_message(turn, f"{key}[{index}]", role_key, text_key) for index, turn in enumerate(listed(value, key))]
 
 
 def _transcript(text: str, key: str) -> list[Message]:

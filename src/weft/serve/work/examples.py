@@ -7,7 +7,7 @@ to be chosen by them; else every row is learned. Nothing is sealed for a test: t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -67,7 +67,7 @@ def _held_out(
     rows: Sequence[E], seen_as: Sequence[Conversation], sha256: str, labels: Sequence[str] | None
 ) -> Examples[E]:
     """`rows` without those that `split` takes for validation, in the order of the file."""
-    numbered = [Conversation(example.messages, number) for number, example in enumerate(seen_as)]
+    numbered = [replace(example, line=number) for number, example in enumerate(seen_as)]
     parts = split(numbered, labels=labels)
     taken = {example.line for example in parts.validation}
     if not taken:
