@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from tests.calling import call_row
 from tests.serve.conftest import chat_rows
 from weft.cli import cli
+from weft.models.chat import Chat
 from weft.serve.validate import HEAD_BYTES, Problem, by_content, examine, shared_rows, summary, validate
-from weft.testing import tiny_base
+from weft.testing import byte_tokenizer, tiny_base
 
 
 def turns(*said: tuple[str, Any], **more: Any) -> dict[str, Any]:
@@ -136,6 +137,22 @@ def test_examples_longer_than_the_context_are_counted_with_the_bases_own_tokens(
     assert examine(path, "supervised", chat, context=longest).problems == ()
     (problem,) = validate(path, "supervised", chat, context=8)
     assert "longer than the context of 8 tokens" in problem.message
+
+
+def test_replies_that_the_template_renders_otherwise_later_are_refused_where_all_are_to_be_learned(
+    tmp_path: Path,
+) -> None:
+    thinks = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = Chat(byte_tokenizer(), thinks)
+    path = written(tmp_path / "a", turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
+    assert examine(path, "supervised", chat, context=512).problems == ()
+    (problem,) = examine(path, "supervised", chat, context=512, learn="all").problems
+    assert "[template] 1 example has no place in the base's chat template (line 13)" in problem.message
+    assert "message 2 after another prompt than it is served with" in problem.message
 
 
 def test_rows_of_both_files_are_remarked_and_not_refused(tmp_path: Path) -> None:

@@ -106,11 +106,12 @@ def examine(
     *,
     param: Param = "training_file",
     context: int | None = None,
+    learn: Literal["last", "all"] = "last",
 ) -> Examination:
     """Everything that is wrong with a file for `method`. `param` is the field of the job that named it.
 
-    With the base's chat, examples that its template has no place for are found too, and with its `context` in tokens
-    those that are too long. Never raises for what a file holds.
+    With the base's chat, examples that its template has no place for are found too, or whose replies cannot be learned
+    as `learn` asks, and with its `context` in tokens those that are too long. Never raises for what a file holds.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -118,7 +119,7 @@ def examine(
     if wrong is not None:
         return Examination((Problem(_INVALID_FILE[param], param, _sentence(wrong)),), ())
     try:
-        found = _pairs(path, param) if method == "dpo" else _conversations(path, param, base_chat, context)
+        found = _pairs(path, param) if method == "dpo" else _conversations(path, param, base_chat, context, learn)
     except (DataError, UsageError) as error:
         # Readers name the path, which is the store's, not the owner's.
         said = _worded(str(error).replace(f"{path}: ", "").replace(str(path), "the file"))
@@ -139,14 +140,17 @@ def summary(problems: Sequence[Problem]) -> Problem:
     return replace(problems[0], message=" ".join(problem.message for problem in problems))
 
 
-def _conversations(path: Path, param: Param, base_chat: Chat | None, context: int | None) -> Examination:
+def _conversations(
+    path: Path, param: Param, base_chat: Chat | None, context: int | None, learn: Literal["last", "all"]
+) -> Examination:
     dataset = scan(path)
     if any(finding.rule == "preference" for finding in dataset.findings):
         message = "The file holds preference pairs, which the method `supervised` cannot learn; use the method `dpo`."
         return Examination((Problem(_INVALID_FILE[param], param, message),), ())
 
     def tokens(example: Conversation) -> int:
-        return len(base_chat.example(example.messages, example.offered).ids) if base_chat is not None else 0
+        assert base_chat is not None
+        return len(base_chat.example(example.messages, example.offered, learn=example.learned(learn)).ids)
 
     findings = check(dataset, count_tokens=tokens if base_chat is not None else None, context_tokens=context)
     return _judged(findings, dataset, param)

@@ -23,6 +23,7 @@ from weft.data.formats.flaws import RowFlaw, kind_of
 from weft.data.formats.layouts import as_message, fields_of, listed
 from weft.records import Message, Preference
 
+_KEYS = ("chosen", "rejected")
 _OPENAI_KEYS = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
 NO_PAIR_CURE = 'Write {"prompt": …, "chosen": …, "rejected": …}, or learn from single answers with --method sft.'
 """What to do about a row that is no pair, for who types commands."""
@@ -31,18 +32,18 @@ _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 def by_layout(row: Mapping[str, Any], line: int) -> tuple[Preference, str]:
     """The preference of a row in a known layout, and the layout's name."""
+    if not any(key in row for keys in (_KEYS, *_OPENAI_KEYS) for key in keys):
+        raise _no_pair(row)
     for name in tools.KEYS:
         if row.get(name):
             raise tools.refused(f"has {name!r}")
     for better, worse in _OPENAI_KEYS:
         if better in row or worse in row:
             return _openai(row, better, worse, line), f"input / {better}"
-    missing = [key for key in ("chosen", "rejected") if key not in row]
-    if len(missing) == 2:
-        raise _no_pair(row)
+    missing = [key for key in _KEYS if key not in row]
     if missing:
         raise RowFlaw("layout", f"has no {missing[0]!r}; it has {fields_of(row)}", "Give both replies of every pair.")
-    for key in ("chosen", "rejected"):
+    for key in _KEYS:
         if row[key] is None:
             raise RowFlaw("missing-text", f"has null under {key!r}; expected a reply", "Fill it in or remove the row.")
     if "conversations" in row:

@@ -16,6 +16,7 @@ from weft.serve.validate import Examination, examine, shared_rows, summary
 from weft.serve.work import hyperparameters
 from weft.serve.work.protocol import Failed, Note, Order, Validated, Word
 from weft.serve.work.reporter import Reporter
+from weft.train.sft_config import SftConfig
 from weft.train.too_big import least_needed
 from weft.train.tuning_config import TuningConfig
 
@@ -32,8 +33,9 @@ def check(order: Order, reporter: Reporter) -> Word:
         return refused
     chat, context = Chat(load_tokenizer(folder)), inspect(folder).context or None
     given = {"training_file": order.training} | ({"validation_file": order.validation} if order.validation else {})
+    learn = wanted.config.learn if isinstance(wanted.config, SftConfig) else "last"
     found: dict[str, Examination] = {
-        param: examine(Path(path), order.method, chat, param=param, context=context)  # type: ignore[arg-type]
+        param: examine(Path(path), order.method, chat, param=param, context=context, learn=learn)  # type: ignore[arg-type]
         for param, path in given.items()
     }
     problems = [problem for one in found.values() for problem in one.problems]
