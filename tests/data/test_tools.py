@@ -295,3 +295,5 @@ def test_preferences_with_tools_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 'tools' in input; calls of tools are learned from chat `messages`"):
         read_preferences(written(tmp_path, pair))
     assert not scan(written(tmp_path, pair)).examples
+    with pytest.raises(DataError, match=r"is no preference pair .*--method sft"):  # the method is wrong, not the row
+        read_preferences(written(tmp_path, city(0)))

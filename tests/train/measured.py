@@ -3,6 +3,7 @@
     python tests/train/measured.py                          every cell in a process of its own, as a Markdown table
     python tests/train/measured.py "S bf16 qv" "M fp32 full"  these
     python tests/train/measured.py --here "S fp32 qv"       one, in this process, as JSON (test_needs.py reads it)
+    torchrun --standalone --nproc-per-node 2 tests/train/measured.py --here "M fp32 full"    by two, each of itself
 
 Shapes and examples are those of benchmarks/train.py, steps, loss and checkpoint those of train/. Memory is the
 high-water mark of the process beyond what it took before the model, with the libraries' own start left out by a
@@ -91,7 +92,7 @@ def measured(name: str) -> dict[str, Any]:
 
 def main(names: Sequence[str]) -> None:
     if names[:1] == ["--here"]:
-        print(json.dumps(_here({**CELLS, **SHORT}[names[1]])))
+        print(json.dumps(_here({**CELLS, **SHORT}[names[1]])), flush=True)
         return
     print("| what | examples a step | said, MB | measured, MB | said over measured |\n|---|---|---|---|---|")
     for name in names or CELLS:
@@ -110,7 +111,7 @@ def _here(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(1)
     product_cache.bound()
     precision.settle()
-    _train(Cell("tiny", cell.precision, "all-linear", cell.also, 20, 4, 2))
+    _train(Cell("tiny", cell.precision, cell.adapt, cell.also, 20, 4, 2))
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     plan = _train(cell)
@@ -121,11 +122,11 @@ def _here(cell: Cell) -> dict[str, Any]:
 
 def _train(cell: Cell) -> dict[str, Any]:
     """Steps as train/sft.py and train/dpo.py make them, with a checkpoint at their end; returns the plan."""
-    from weft.models.precision import frozen_as
     from weft.progress import Silent
     from weft.records import Tokens
     from weft.runs import Run
-    from weft.train import dpo, likelihood, needs
+    from weft.train import dpo, likelihood, needs, sharded
+    from weft.train.crew import shares
     from weft.train.dpo_config import DpoConfig
     from weft.train.fit import Fit
     from weft.train.sft_config import SftConfig
@@ -152,12 +153,12 @@ def _train(cell: Cell) -> dict[str, Any]:
     })  # fmt: skip
     base = _base(shape, cell.also == "nf4")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", {"run": {}})
+        run = sharded.shared_run(lambda: Run.create(Path(folder) / "run", {"run": {}}))
         each = cell.batch * len(made[0])
         plan = needs.keep(run, needs.require_memory(base, rows, each, config, tokens), Silent())
         steps = Steps(run, base, config, len(made), Silent(), tokens=tokens)
         fit = Fit(run, base.model, plan, steps.parameters, config.recompute, print)
-        with frozen_as(base.model, str(config.precision)):
+        with sharded.frozen(base.model, str(config.precision)):
             pairs = [dpo.Pair(*example) for example in made] if isinstance(config, DpoConfig) else []
             if isinstance(config, DpoConfig):
                 pairs = dpo.with_reference(base, pairs, plan.micro_tokens, config, Silent())
@@ -171,9 +172,11 @@ def _train(cell: Cell) -> dict[str, Any]:
                 return fit(lambda most: likelihood.add_gradient(base, own, learned, most, config)).loss
 
             loss = 0.0
-            for batch in steps.batches([len(example[0].ids) for example in made]):
-                loss = learn(batch)
-                steps.update(loss, sum(len(made[i][0].ids) for i in batch))
+            with sharded.together(learn, steps.parameters, 1, base.model) as crew:
+                for batch in steps.batches([len(example[0].ids) for example in made]):
+                    parts = shares([made[i][0] for i in batch], crew.count)
+                    loss = sum(crew([([batch[i] for i in part],) for part in parts]))
+                    steps.update(loss, sum(len(made[i][0].ids) for i in batch))
         steps.look(loss)
         steps._save()
     return plan.to_json()

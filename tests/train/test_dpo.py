@@ -119,7 +119,7 @@ def test_the_first_loss_of_ipo_is_its_squared_target(tmp_path: Path) -> None:
 def test_full_fine_tuning_keeps_the_untouched_base_as_its_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "save_model", lambda base, folder: None)  # this base has no folder to copy
+    monkeypatch.setattr(publish, "save_model", lambda base, folder, weights: None)  # this base has no folder to copy
     run, record = _train(tmp_path / "r", full=True, learning_rate=3e-4)
     assert run.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert record.result == "model" and record.best_loss < math.log(2)

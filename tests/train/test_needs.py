@@ -159,6 +159,16 @@ def test_a_model_of_transformers_has_a_plan_too() -> None:
     assert needs.require_memory(base, _rows(), 16, config).needed_bytes > 0
 
 
+def test_processes_that_share_a_model_need_less_each(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {full: needs.require_memory(base, _rows(), 16, _config(full=full)).needed_bytes for full in (True, False)}
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    shared = {full: needs.require_memory(base, _rows(), 16, _config(full=full)).needed_bytes for full in (True, False)}
+    moved = 4 * 4 * base.parameters  # first, best and two moments, float32
+    assert alone[True] - shared[True] > 0.3 * moved
+    assert alone[False] == shared[False]
+
+
 def test_too_little_memory_is_said_before_training(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     _free(monkeypatch, 1000)
     with pytest.raises(ResourceError, match=r"training [\d,]+ parameters .* needs about .* Lower --max-tokens"):

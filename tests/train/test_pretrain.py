@@ -121,7 +121,7 @@ def test_micro_batches_change_nothing_beyond_rounding(tmp_path: Path, monkeypatc
 
 
 def test_full_fine_tuning_learns_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "save_model", lambda base, folder: None)  # this base has no folder to copy
+    monkeypatch.setattr(publish, "save_model", lambda base, folder, weights: None)  # this base has no folder to copy
     run, record = _train(tmp_path / "r", full=True, learning_rate=1e-3)
     assert record.result == "model" and record.best_loss < run.metrics()[0]["loss"]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from weft.models.decoder import Decoder
 from weft.models.load import Base, quiet
@@ -13,9 +16,10 @@ from weft.runs import explained, publish_folder
 WEIGHTS = "*.safetensors*"
 
 
-def save_model(base: Base, folder: Path) -> None:
+def save_model(base: Base, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the base's present weights to `folder`, with everything else that its own folder holds.
 
+    `weights`: the state of a model of which this process holds only a part.
     Raises ResourceError where the disk is full or not writable.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -24,18 +28,19 @@ def save_model(base: Base, folder: Path) -> None:
         keep_out = shutil.ignore_patterns(WEIGHTS, "__pycache__", "*.py", "README.md")
         shutil.copytree(base.folder, temporary, ignore=keep_out)
         if isinstance(base.model, Decoder):
-            _save_decoder(base.model, temporary)
+            _save_decoder(base.model, temporary, weights)
         else:
             with quiet():
-                base.model.save_pretrained(temporary)  # type: ignore[operator]
+                base.model.save_pretrained(temporary, state_dict=weights)  # type: ignore[operator]
     publish_folder(temporary, folder)
 
 
-def _save_decoder(model: Decoder, folder: Path) -> None:
+def _save_decoder(model: Decoder, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
     """The weights under the names of transformers, and their number format in the configuration that lies there."""
     from safetensors.torch import save_file
 
-    tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    own = dict(model.named_parameters())  # tied weights once
+    tensors = {name: (weights or own)[name].detach().contiguous() for name in own}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
     path = folder / "config.json"

@@ -49,13 +49,13 @@ def memory(shape: Shape, learning: Learning, each: Pass, *, logits: int, several
     `logits`: numbers of a chunk of logits; `several`: whether a step has more than one forward pass, so that gradients
     stand beside states. `hands` processes share the weights and what learns; each has a pass of its own.
     """
-    trained = learning.trained(shape)
+    held = learning.held(shape)
     copies = 4 if learning.full else 5
-    learned = copies * trained * FLOAT
+    learned = copies * held * FLOAT
     if learning.bfloat16 and not learning.full and shape.compact and not learning.exact:
         learned += 2 * (shape.vocabulary * shape.width * (1 if shape.tied else 2))
         learned += 0 if learning.quantized else 2 * shape.layers * shape.matrices
-    gradients = trained * FLOAT
+    gradients = held * FLOAT
     if not shape.compact:
         step = _general(shape, each) + gradients
     else:
@@ -63,7 +63,12 @@ def memory(shape: Shape, learning: Learning, each: Pass, *, logits: int, several
     if learning.dora:
         step += int(step * DORA_HOLES)
     step = hands * (step + PRODUCTS) + (hands - 1) * gradients
-    return Memory(weight_bytes(shape, shape.parameters, learning), learned, step, 4 * trained * FLOAT)
+    if learning.holders == 1 or not learning.full:
+        saving = 4 * held * FLOAT
+    else:  # written tensor by tensor; in a step the outside of the blocks and its gradient are together, and a block
+        saving = shape.vocabulary * shape.width * FLOAT
+        step += 2 * saving + 2 * shape.matrices * FLOAT
+    return Memory(weight_bytes(shape, shape.parameters, learning), learned, step, saving)
 
 
 def weight_bytes(shape: Shape, parameters: int, learning: Learning) -> int:
@@ -79,7 +84,7 @@ def step_bytes(shape: Shape, learning: Learning, each: Pass, *, logits: int, sev
     """
     layers = [_Layer.of(shape, learning, index, each) for index in range(shape.layers)]
     kept = kept_bytes(shape, learning, each)
-    gradients = learning.trained(shape) * FLOAT
+    gradients = learning.held(shape) * FLOAT
     around = each.states * shape.width * (3 * learning.stream + FLOAT)  # last norm: in and out; expected rows
     head = kept + around + _head(shape, learning, each, logits)
     deep = layers[-2] if shape.layers > 1 else layers[-1]  # on the way back the first one with all tokens

@@ -123,6 +123,8 @@ class Learning:
     """Whether the frozen linear maps are kept in 4 bits."""
     dropout: bool = False
     """Whether inputs to the adapter are dropped at random."""
+    holders: int = 1
+    """Processes that share the training (`train/sharded.py`)."""
 
     @classmethod
     def of(cls, shape: Shape, lora: LoraConfig, *, full: bool, precision: str, **also: Any) -> Learning:
@@ -141,6 +143,10 @@ class Learning:
         sizes = shape.linears
         lengths = 1 if self.dora else 0
         return sum(self.rank * sum(sizes[name]) + lengths * sizes[name][1] for names in self.adapted for name in names)
+
+    def held(self, shape: Shape) -> int:
+        """Of the numbers that learn, those that one process holds: an adapter is whole in each."""
+        return -(-self.trained(shape) // self.holders) if self.full else self.trained(shape)
 
     def learns(self, index: int, name: str) -> bool:
         """Whether this linear map of this layer learns, itself or by an adapter."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from weft.train.pieces import apart, own
+
 
 class AdamW:
     """Moves parameters against their gradients. Each group is a dict with `params` and what else its owner keeps."""
@@ -36,10 +38,10 @@ class AdamW:
             self._state |= {parameter: _fresh(parameter) for parameter in moved if parameter not in self._state}
             states = [self._state[parameter] for parameter in moved]
             adam(
-                moved,
-                [parameter.grad for parameter in moved],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [own(parameter) for parameter in moved],
+                [own(parameter.grad) for parameter in moved if parameter.grad is not None],
+                [own(state["exp_avg"]) for state in states],
+                [own(state["exp_avg_sq"]) for state in states],
                 [],
                 [state["step"] for state in states],
                 fused=True,
@@ -64,10 +66,10 @@ class AdamW:
         return {"state": {number: self._state[p] for number, p in numbered if p in self._state}}
 
     def load_state_dict(self, packed: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave, on the parameters' devices."""
+        """Put back what `state_dict` gave, whole, on the parameters' devices and sharded as they are."""
         parameters = self._parameters
         self._state = {
-            parameters[number]: {name: value.to(parameters[number].device) for name, value in entries.items()}
+            parameters[number]: {name: _put(value, parameters[number]) for name, value in entries.items()}
             for number, entries in packed["state"].items()
         }
 
@@ -78,3 +80,7 @@ def _fresh(parameter: nn.Parameter) -> dict[str, Tensor]:
         "exp_avg": torch.zeros_like(parameter),
         "exp_avg_sq": torch.zeros_like(parameter),
     }
+
+
+def _put(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    return apart(value, parameter) if value.ndim else value.to(parameter.device)  # `step` is a number

@@ -17,7 +17,7 @@ import random
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,14 +68,27 @@ def _digest(text: str, signature: str) -> str:
     return hashlib.sha256(text.replace(signature, NO_SIGNATURE).encode()).hexdigest()
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that `folder` holds all of it or does not exist; one of that name is replaced."""
+def write_at_once(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors of any kind into one safetensors file."""
+    # Clones: tied weights share memory, which safetensors refuses.
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+
+
+def save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    write: Callable[[Mapping[str, Tensor], Path], None] = write_at_once,
+) -> None:
+    """Write a checkpoint so that `folder` holds all of it or does not exist; one of that name is replaced.
+
+    `write(tensors, path)` makes the file of the tensors, as `write_at_once` does.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     part.mkdir()
     try:
-        # Clones: tied weights share memory, which safetensors refuses.
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part / TENSORS)
+        write(tensors, part / TENSORS)
         files = {TENSORS: {"bytes": (part / TENSORS).stat().st_size, "sha256": _sha256(part / TENSORS)}}
         (part / MANIFEST).write_text(_signed({"format": 1, "state": dict(state), "files": files}), "utf-8")
         _sync(part / TENSORS)

@@ -2,7 +2,8 @@
 
 A step that was begun anew ends in the gradients of an undisturbed one with the smaller size: what it had added is
 dropped, and the random generator is put back. The smaller size goes into the run's plan: a run that goes on begins with
-it, and does not run out of memory again.
+it, and does not run out of memory again. A step that several processes share cannot be begun anew by one of them: its
+pass has parts in all. There the training ends, and goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from weft.errors import ResourceError
 from weft.models.decoder import Decoder
 from weft.runs import Run
+from weft.train import processes
 from weft.train.needs import Plan, shrink
 
 T = TypeVar("T")
@@ -49,7 +51,8 @@ class Fit:
         recompute(model, plan.recompute)
 
     def __call__(self, work: Callable[[int], T]) -> T:
-        """Raises ResourceError where not even one example, with layers computed again, fits; what `work` raises."""
+        """Raises ResourceError where not even one example, with layers computed again, fits, and under a torchrun; what
+        `work` raises."""
         drawn, there = torch.get_rng_state(), self._drawn_there()
         while True:
             try:
@@ -64,22 +67,25 @@ class Fit:
             if there is not None:
                 torch.cuda.set_rng_state(there, self._device)
             gc.collect()
-            self._shrink()
+            smaller = self._shrink()
+            if processes.count() > 1:
+                raise _shared(smaller)
+            self._say(f"    memory ran out: the step begins anew, {smaller}")
 
     def _drawn_there(self) -> torch.Tensor | None:
         """The state of the device's own generator, which draws what is dropped; the CPU's draws the rest."""
         return torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
 
-    def _shrink(self) -> None:
+    def _shrink(self) -> str:
+        """Make passes smaller from now on, in the plan too; says how."""
         if self.micro_tokens > 1:
             half = self.micro_tokens // 2
             self.micro_tokens = half if half >= self._longest else 1
-            told = f"{half:,} tokens" if self.micro_tokens > 1 else "one example"
-            self._say(f"    memory ran out: the step begins anew, with {told} at once")
+            told = f"with {half:,} tokens at once" if self.micro_tokens > 1 else "with one example at once"
         elif self._may and not self._again:
             self._again = True
             recompute(self._model, True)
-            self._say("    memory ran out: the step begins anew, with layers computed again instead of kept")
+            told = "with layers computed again instead of kept"
         else:
             raise ResourceError(
                 "memory ran out with one example at a time. The last checkpoint stands, and the same command goes on. "
@@ -87,6 +93,16 @@ class Fit:
                 f"{self._longest:,}, a smaller --lora-r, or a smaller base."
             )
         shrink(self._run, self.micro_tokens, self._again)
+        return told
+
+
+def _shared(smaller: str) -> ResourceError:
+    # The plan of the run is the first process's; what another one wrote down ends with it.
+    goes_on = f"goes on from the last checkpoint{f', {smaller}' if processes.rank() == 0 else ''}"
+    return ResourceError(
+        f"memory ran out in process {processes.rank()} of {processes.count()}. The same torchrun command {goes_on}. If "
+        "it happens again, begin anew with a lower --max-tokens or --batch-size, or with more machines."
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

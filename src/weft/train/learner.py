@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from weft.models import lora
 from weft.models.load import Base
 from weft.models.token_rows import tables_with_rows
+from weft.train import pieces, processes
 from weft.train.adamw import AdamW
+from weft.train.sharded import shard
 from weft.train.tuning_config import TuningConfig
 from weft.train.vocabulary import RATE
 
@@ -24,7 +26,8 @@ class Learner:
     """Makes a base learn, in place. What it is at the start, and at its best, is kept beside."""
 
     parameters: list[nn.Parameter]
-    """What learns, float32."""
+    """What learns, float32. With `full` each process of a torchrun holds a piece of each, and of all that is kept
+    beside: its gradient, moments, first and best values."""
     best: list[Tensor]
     """As they were when `keep` was called last; at first as at the start."""
     optimizer: AdamW
@@ -40,7 +43,7 @@ class Learner:
 
     def clip(self, norm: float) -> float:
         """Scale the gradient down to at most this norm; returns what it was."""
-        return float(nn.utils.clip_grad_norm_(self.parameters, norm))
+        return float(pieces.whole(nn.utils.clip_grad_norm_(self.parameters, norm)))
 
     def step(self, rate: float) -> None:
         """One step of the optimizer at `rate`, and the gradients gone."""
@@ -60,16 +63,17 @@ class Learner:
     @property
     def moved(self) -> bool:
         """Whether the best differ from the first."""
-        return not all(torch.equal(kept, first) for kept, first in zip(self.best, self._initial, strict=True))
+        pairs = zip(map(pieces.own, self.best), map(pieces.own, self._initial), strict=True)
+        return any(processes.everyones(not all(torch.equal(kept, first) for kept, first in pairs)))
 
 
 def _trainable(base: Base, config: TuningConfig, tokens: Sequence[int]) -> list[nn.Parameter]:
     if not config.full:
         return lora.wrap(base.model, config.lora, config.seed, tokens=tokens)
-    parameters = list(base.model.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    return parameters
+    base.model.requires_grad_(True)
+    if processes.count() > 1:
+        shard(base.model)
+    return list(base.model.parameters())
 
 
 def _groups(model: nn.Module, parameters: Sequence[nn.Parameter], ratio: float) -> list[dict[str, Any]]:

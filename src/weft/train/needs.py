@@ -28,7 +28,7 @@ from weft.models.shape import Learning, Pass, Shape
 from weft.progress import Progress
 from weft.records import Tokens
 from weft.runs import Run
-from weft.train import disk
+from weft.train import disk, torchrun
 from weft.train.batches import MICRO_TOKENS, epoch_batches, families, micro_batches
 from weft.train.crew import hands, shares
 from weft.train.tuning_config import TuningConfig
@@ -184,7 +184,7 @@ def _trained(base: Base, config: TuningConfig, tokens: Sequence[int]) -> int:
 def _learning(shape: Shape, base: Base, config: TuningConfig, trained: int, tokens: Sequence[int]) -> Learning:
     return Learning.of(
         shape, config.lora, full=config.full, precision=str(config.precision), exact=base.stored == "BF16",
-        counted=trained, rows=len(tokens), quantized=base.quantize != "none",
+        counted=trained, rows=len(tokens), quantized=base.quantize != "none", holders=torchrun.count(),
     )  # fmt: skip
 
 

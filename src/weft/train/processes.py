@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,22 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from weft.errors import ResourceError, UsageError
+from weft.errors import ResourceError
+from weft.train.torchrun import count, number, rank
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for one that lives but is busy: the first one writes checkpoints meanwhile."""
 _SIGNS = ("gloo", "connection closed", "connection reset", "broken pipe", "socket", "nccl", "timed out", "recvvalue")
 """What is in the messages of a transport that lost its other end."""
-
-
-def count() -> int:
-    """How many processes work on this training."""
-    return _number("WORLD_SIZE", 1)
-
-
-def rank() -> int:
-    """Which of them this is; the first is 0 and the only one that writes."""
-    return _number("RANK", 0)
 
 
 def join() -> None:
@@ -43,7 +33,7 @@ def join() -> None:
         return
     both = torch.cuda.is_available()
     if both:
-        torch.cuda.set_device(_number("LOCAL_RANK", 0))
+        torch.cuda.set_device(number("LOCAL_RANK", 0))
     with explained():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=PATIENCE)
     atexit.register(_leave)
@@ -96,16 +86,6 @@ def explained() -> Iterator[None]:
             "where there is none, it was killed, most likely for want of memory). The same torchrun command goes on "
             "from the last checkpoint."
         ) from None
-
-
-def _number(name: str, otherwise: int) -> int:
-    """A number that torchrun put into the environment; only torchrun's, for others use such names too."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return otherwise
-    found = os.environ.get(name, str(otherwise))
-    if not found.isdigit():
-        raise UsageError(f"torchrun: {name} is {found!r}, expected a number. Start with: torchrun -m weft train DATA")
-    return int(found)
 
 
 def _leave() -> None:

@@ -23,6 +23,7 @@ from weft.models import lora
 from weft.models.export import save_model
 from weft.models.load import Base
 from weft.runs import Run, explained, publish_folder
+from weft.train import pieces, processes
 from weft.train.tuning_config import TuningConfig
 
 EPOCHS = "epochs"
@@ -30,17 +31,21 @@ EPOCHS = "epochs"
 
 def require_finite(parameters: Sequence[Tensor]) -> None:
     """Raise TrainError where one of what is to be published is not finite."""
-    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+    if not all(processes.everyones(all(bool(pieces.own(tensor).isfinite().all()) for tensor in parameters))):
         raise TrainError("the trained parameters hold non-finite numbers; nothing is published. Lower --learning-rate.")
 
 
 def write_result(base: Base, config: TuningConfig, folder: Path) -> str:
     """Write the base's present adapter or whole weights into `folder`; returns the name: `adapter` or `model`.
 
-    Raises ResourceError where the disk is full or not writable.
+    Of the processes of a torchrun the first alone writes a model. Raises ResourceError where the disk is full or not
+    writable.
     """
     if config.full:
-        save_model(base, folder / "model")
+        weights = pieces.state_dict(base.model) if processes.count() > 1 else None
+        if processes.rank() == 0:
+            save_model(base, folder / "model", weights)
+        processes.everyones(None)  # it stands; from here on the others may look for it
         return "model"
     lora.save_adapter(base.model, folder / "adapter", base_name=base.name, config=config.lora)
     return "adapter"

@@ -1,6 +1,7 @@
 """Where a training stands, kept between steps and found again: parameters, best parameters, optimizer, random states.
 
-What a checkpoint is on disk is `checkpoint.py`'s business; when one is written is that of `steps.py`.
+What a checkpoint is on disk is `checkpoint.py`'s business; when one is written is that of `steps.py`. Of the processes
+of a torchrun the first alone writes; what is sharded lies there whole, so that any number of processes goes on from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from weft.errors import ResourceError
 from weft.runs import Run, explained
-from weft.train import checkpoint
+from weft.train import checkpoint, pieces, processes
 from weft.train.checkpoint_choice import Chosen, choose, set_aside
 from weft.train.conditions import changed
 from weft.train.warn import warn
@@ -46,15 +47,22 @@ class State:
 def save(
     run: Run, state: State, parameters: Sequence[Tensor], best: Sequence[Tensor], optimizer: checkpoint.HasState
 ) -> None:
-    """A checkpoint of this moment; older ones are deleted once it stands. Raises ResourceError, naming its size."""
+    """A checkpoint of this moment; older ones are deleted once it stands. Raises ResourceError, naming its size.
+
+    Under a torchrun all processes must call it at the same step.
+    """
     tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(parameters)}
     tensors |= {f"best.{i}": kept for i, kept in enumerate(best)}
     tensors |= checkpoint.optimizer_tensors(optimizer, "optimizer")
+    if processes.rank():
+        pieces.lend(tensors)
+        return
     root = run.path("checkpoints")
+    write = pieces.write if any(map(pieces.is_piece, parameters)) else checkpoint.write_at_once
     try:
         with explained(root):
             saved = asdict(state) | {"random": checkpoint.random_state()}
-            checkpoint.save(root / checkpoint.folder_name(state.step), tensors, saved)
+            checkpoint.save(root / checkpoint.folder_name(state.step), tensors, saved, write)
             checkpoint.rotate(root, KEPT)
     except ResourceError as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -76,7 +84,8 @@ def resume(
     DamageError where none is sound.
     """
     root = run.path("checkpoints")
-    checkpoint.sweep(root)
+    if processes.rank() == 0:
+        checkpoint.sweep(root)
     chosen = choose(root)
     if chosen is None:
         run.forget_metrics_after(0)
@@ -84,8 +93,8 @@ def resume(
     _pass_over(run, chosen, say)
     with torch.no_grad():
         for i, (parameter, kept) in enumerate(zip(parameters, best, strict=True)):
-            parameter.copy_(chosen.tensors[f"parameter.{i}"])
-            kept.copy_(chosen.tensors[f"best.{i}"])
+            parameter.copy_(pieces.apart(chosen.tensors[f"parameter.{i}"], parameter))
+            kept.copy_(pieces.apart(chosen.tensors[f"best.{i}"], kept))
     checkpoint.restore_optimizer(optimizer, chosen.tensors, "optimizer")
     checkpoint.restore_random_state(chosen.state.pop("random"))
     state = State(**chosen.state)
@@ -114,5 +123,6 @@ def _pass_over(run: Run, chosen: Chosen, say: Callable[[str], None]) -> None:
             f"step {chosen.step}, and its result is the same. Look after the disk."
         )
         warn(run, say, told, reason=reason)  # first: a kill in between says it twice, never not at all
-        with explained(folder):
-            set_aside(folder)
+        if processes.rank() == 0:
+            with explained(folder):
+                set_aside(folder)

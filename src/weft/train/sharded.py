@@ -1,12 +1,15 @@
-"""One training by all processes of a `torchrun`: each holds a shard of the frozen base and learns from its share of
-the rows.
+"""One training by all processes of a `torchrun`: each holds a shard of the base and learns from its share of the rows.
 
     torchrun --nproc-per-node 2 -m weft train DATA
 
 All run the same loop on the same data. In each step every one of them adds the gradient of its rows, weighted by the
-learned tokens of the whole step, and the sums are made equal everywhere; so all take the same optimizer step, and what
-learns is whole in each of them. Frozen weights are sharded block by block by torch's `fully_shard`, which brings a
-block together when it is its turn. With --full nothing is frozen: each process then holds all of the model.
+learned tokens of the whole step, and the gradient is summed over all. Weights are sharded block by block by torch's
+`fully_shard`, which brings a block together when it is its turn:
+
+    LoRA     the frozen weights of the blocks are sharded; the adapter is whole in each process, and so are its gradient
+             and its optimizer, embeddings and head: all take the same optimizer step
+    --full   everything is sharded, with gradients, moments and kept copies (`pieces.py`): each process takes the
+             optimizer step of its pieces. What lies outside of the blocks is together for the length of a step
 
 The first process works in the run's folder, each other in a copy that ends with it.
 """
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weft.errors import TrainError, UsageError
 from weft.forest.logprobs import learned_logprobs
@@ -30,10 +33,13 @@ from weft.models.precision import frozen_as
 from weft.progress import Progress, Silent
 from weft.records import Tokens
 from weft.runs import Run
-from weft.train import processes
+from weft.train import pieces, processes
 from weft.train.crew import Crew
 
 Told = TypeVar("Told")
+
+READ_WHERE_THEY_ARE = ("checkpoints", "model")
+"""What is too large to be copied for each process: the first one writes it, the others only read it."""
 
 
 class Team(Generic[Told]):
@@ -57,22 +63,24 @@ class Team(Generic[Told]):
         self._opened.close()
 
     def __call__(self, parts: Sequence[tuple[Any, ...]]) -> list[Told]:
-        """What each part's work told, in order; the parameters' gradients are the sums over all processes."""
+        """What each part's work told, in order; the parameters' gradients, or this process's pieces of them, are the
+        sums over all processes."""
         if len(parts) > self.count:
             raise TrainError(f"{len(parts)} parts for {self.count} processes")
         own = parts[processes.rank()] if processes.rank() < len(parts) else None
         told = None
-        with processes.explained(), _own_draws():
+        with processes.explained(), _own_draws(), _outside_together(self._model):
             if own is not None:
                 self._watching = True
                 told = self._work(*own)
                 self._watching = False
             while self._anyone_works(False):
                 self._pass(learning=True)
-        for parameter in self._parameters:
+        whole = [parameter for parameter in self._parameters if not pieces.is_piece(parameter)]
+        for parameter in whole:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        processes.add_up([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        processes.add_up([parameter.grad for parameter in whole if parameter.grad is not None])
         return processes.everyones(told)[: len(parts)]
 
     def _begins(self, *_: object) -> None:
@@ -101,40 +109,48 @@ def together(
 
 @contextlib.contextmanager
 def frozen(model: nn.Module, precision: str) -> Iterator[None]:
-    """`frozen_as`; under a torchrun the frozen weights of each block are sharded before, and stay so."""
-    if processes.count() > 1:
-        processes.join()
+    """`frozen_as`; under a torchrun the frozen weights of each block are sharded before, and stay so.
+
+    A model of which nothing is frozen is sharded since it learns (`learner.py`).
+    """
+    if processes.count() > 1 and not all(parameter.requires_grad for parameter in model.parameters()):
         shard(model, precision)
     with frozen_as(model, precision):
         yield
 
 
-def shard(model: nn.Module, precision: str) -> int:
-    """Shard the frozen parameters of each block over all processes, in place; returns how many numbers remain here.
+def shard(model: nn.Module, precision: str = "float32") -> int:
+    """Shard the frozen parameters of each block over all processes, in place, or every parameter where none is frozen;
+    returns how many numbers remain here.
 
-    Those of a compact model are held as `precision` from then on.
+    Frozen ones of a compact model are held as `precision` from then on. Gradients are sums over the processes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     from weft.models.decoder import Decoder
 
+    processes.join()
     parts = blocks(model)
-    within = {id(parameter) for block in parts for parameter in block.parameters()}
     learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    outside = {parameter for parameter in model.parameters() if id(parameter) not in within}
-    if not any(not parameter.requires_grad for block in parts for parameter in block.parameters()):
-        return sum(parameter.numel() for parameter in model.parameters())
+    outside = set(model.parameters()).difference(*(block.parameters() for block in parts))
+    if learning == set(model.parameters()):
+        learning, outside = set(), set()  # nothing stays whole
     mesh = init_device_mesh(next(model.parameters()).device.type, (processes.count(),))
     for block in parts:
         for name, parameter in block.named_parameters() if isinstance(model, Decoder) else ():
-            if parameter not in learning and (parameter.ndim > 1 or name.endswith("bias")):
+            if not parameter.requires_grad and (parameter.ndim > 1 or name.endswith("bias")):
                 parameter.data = parameter.data.to(getattr(torch, precision))
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=learning)
     fully_shard(model, mesh=mesh, ignored_params=learning | outside)
+    for part in (*parts, model):
+        part.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+        part.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+    model.set_reduce_scatter_unused_params(True)  # type: ignore[operator]
+    model.set_reshard_after_backward(False, recurse=False)  # type: ignore[operator]
     if isinstance(model, Decoder):
         register_fsdp_forward_method(model, "states")
-    return sum(_here(parameter) for parameter in model.parameters())
+    return sum(pieces.own(parameter).numel() for parameter in model.parameters())
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -145,7 +161,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def shared_run(create: Callable[[], Run]) -> Run:
-    """The run that the first process creates; for the others a copy of its folder, removed when they end.
+    """The run that the first process creates; for the others a copy of its folder, removed when they end, in which the
+    large parts are links.
 
     Raises what `create` raises, in the first process; UsageError in one that does not see the folder.
     """
@@ -164,7 +181,10 @@ def shared_run(create: Callable[[], Run]) -> Run:
         )
     copy = Path(tempfile.mkdtemp(prefix="weft-process-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".*", "epochs", "model"), dirs_exist_ok=True)
+    ignored = shutil.ignore_patterns(".*", "epochs", *READ_WHERE_THEY_ARE)
+    shutil.copytree(original, copy, ignore=ignored, dirs_exist_ok=True)
+    for name in READ_WHERE_THEY_ARE:
+        (copy / name).symlink_to(original / name)
     processes.everyones(None)
     return Run(copy)
 
@@ -186,6 +206,13 @@ def _own_draws() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _here(parameter: Tensor) -> int:
-    local = getattr(parameter, "to_local", None)
-    return (local() if callable(local) else parameter).numel()  # type: ignore[union-attr]
+@contextlib.contextmanager
+def _outside_together(model: nn.Module) -> Iterator[None]:
+    """Inside, what lies outside of the blocks is together, once for all passes of a step.
+
+    The others hear of a pass when it enters the embeddings, so nothing may be wanted of them before.
+    """
+    model.reshard()  # type: ignore[operator]  # what a look brought together may be older than the pieces
+    model.unshard()  # type: ignore[operator]
+    yield
+    model.reshard()  # type: ignore[operator]

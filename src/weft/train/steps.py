@@ -182,7 +182,7 @@ class Steps:
 
     def save_if_due(self) -> None:
         """A checkpoint, where the last one is SAVE_SECONDS old."""
-        if time.monotonic() - self._saved > SAVE_SECONDS:
+        if processes.agreed(time.monotonic() - self._saved > SAVE_SECONDS):
             self._save()
 
     def _save(self) -> None:

@@ -15,7 +15,7 @@ from weft.errors import ResourceError
 from weft.models import memory, plan
 from weft.models.facts import FAMILIES, inspect
 from weft.models.shape import FLOAT, Learning, Pass, Shape
-from weft.train import disk
+from weft.train import disk, torchrun
 from weft.train.tuning_config import TuningConfig
 
 Quantize = Literal["none", "nf4"]
@@ -65,10 +65,21 @@ def least_needed(folder: Path, config: TuningConfig, quantize: Quantize = "none"
         shape = Shape.of(given, facts.model_type in FAMILIES)
     except KeyError:
         return None
-    learning = Learning.of(shape, config.lora, full=config.full, precision="float32", quantized=quantize != "none")
+    learning = Learning.of(
+        shape,
+        config.lora,
+        full=config.full,
+        precision="float32",
+        quantized=quantize != "none",
+        holders=torchrun.count(),
+    )
     if config.full:
         learning = replace(learning, counted=facts.parameters)
     trained = learning.trained(shape)
     least = plan.memory(shape, learning, ONE, logits=shape.vocabulary, several=False)
-    needed = plan.weight_bytes(shape, facts.parameters, learning) + least.learned + min(least.step, trained * FLOAT)
+    needed = (
+        plan.weight_bytes(shape, facts.parameters, learning)
+        + least.learned
+        + min(least.step, learning.held(shape) * FLOAT)
+    )
     return Least(facts.parameters, trained, needed)
